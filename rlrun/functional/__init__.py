@@ -1,0 +1,1 @@
+"""Pure functions of tensors: the formulas of the papers, one home each."""

@@ -1,0 +1,1 @@
+"""Networks: encoders per observation, heads per algorithm."""
