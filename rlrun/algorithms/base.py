@@ -1,0 +1,49 @@
+"""What the training loop asks of an algorithm."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from gymnasium import spaces
+from torch import Tensor
+
+from rlrun.data.replay import ReplayMemory
+from rlrun.data.rollout import Rollout
+
+
+class NonFiniteUpdate(ArithmeticError):
+    """A gradient is not finite; the weights are those before the update."""
+
+
+class Algorithm(Protocol):
+    """An algorithm owns its networks, optimiser, memory and generators; the loop owns the rest."""
+
+    n_steps: int
+    """Length of the segments that it learns from."""
+    memory: ReplayMemory | None
+    """What it replays, if it does."""
+
+    @staticmethod
+    def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
+        """Outputs that the policy needs, name to size; raises `UserError` if unsupported."""
+
+    def act(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Sampled actions `[B]` and the probabilities `[B, A]` from which they were drawn."""
+
+    def act_greedily(self, observations: Tensor) -> Tensor:
+        """The most probable actions, `[B]`."""
+
+    def update(self, rollout: Rollout, progress: float, log: bool) -> Mapping[str, float]:
+        """Learn from a fresh segment; `progress` in [0, 1] is the share of the training done.
+
+        Returns the metrics if `log`, else an empty mapping; asking for them changes nothing.
+
+        Raises:
+            NonFiniteUpdate: before the weights change.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the entries of `memory`."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+

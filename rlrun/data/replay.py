@@ -1,0 +1,187 @@
+"""The replay memory of ACER: a ring of segments in which every frame is stored once.
+
+Consecutive segments overlap in one observation, and stacked observations in all frames but the
+newest. So the observations of an environment are kept as one stream of frames: entry `k` (the
+`k`-th segment, `T` steps long) reads observation `t` at frame `f = k T + t`, stacked from the
+frames `f - S + 1 .. f`. A frame older than the last reset of the environment reads as zeros.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rlrun.data.rollout import Rollout
+
+
+class ReplayMemory:
+    """The last `slots` segments of all environments.
+
+    Args:
+        slots: how many segments are kept, >= 1.
+        n_steps: length `T` of a segment.
+        n_envs: number `B` of environments.
+        n_probs: size `A` of a vector of probabilities.
+        space: of one observation. With `frame_stack > 1` its first axis runs over the frames,
+            the newest last.
+        frame_stack: number `S` of frames in an observation.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        n_steps: int,
+        n_envs: int,
+        n_probs: int,
+        space: spaces.Space,  # type: ignore[type-arg]
+        frame_stack: int,
+    ) -> None:
+        self.slots, self.n_steps, self.n_envs = slots, n_steps, n_envs
+        self.frame_stack = frame_stack
+        self.end = 0
+        shape = (space.shape or ())[1:] if frame_stack > 1 else (space.shape or ())
+        dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        self._ring = slots * n_steps + frame_stack
+        self._frames = torch.empty(self._ring, n_envs, *shape, dtype=dtype)
+        self._reset = torch.zeros(self._ring, n_envs, dtype=torch.bool)
+        steps = (slots, n_steps, n_envs)
+        self._steps = {
+            "actions": torch.empty(steps, dtype=torch.int64),
+            "rewards": torch.empty(steps),
+            "behaviour": torch.empty(*steps, n_probs),
+            "terminated": torch.empty(steps, dtype=torch.bool),
+            "truncated": torch.empty(steps, dtype=torch.bool),
+        }
+        # Last observations of truncated episodes, by entry: they are few.
+        self._finals: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def first(self) -> int:
+        """Number of the oldest entry that is kept; the newest is `end - 1`."""
+        return max(0, self.end - self.slots)
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken when full, in bytes."""
+        tensors = [self._frames, self._reset, *self._steps.values()]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def push(self, rollout: Rollout) -> None:
+        """Append a segment that begins with the observation with which the last one ended."""
+        entry, begin = self.end, self.end * self.n_steps
+        stacks = rollout.observations if self.frame_stack > 1 else rollout.observations[:, :, None]
+        if entry == 0:
+            self._frames[self._rows(begin - self.frame_stack + 1, begin + 1)] = stacks[0].movedim(1, 0)
+            self._reset[begin] = rollout.reset[0]
+        rows = self._rows(begin + 1, begin + self.n_steps + 1)
+        self._frames[rows] = stacks[1:, :, -1]
+        self._reset[rows] = rollout.reset[1:]
+        for name, kept in self._steps.items():
+            kept[entry % self.slots] = getattr(rollout, name)
+        self._finals.pop(entry - self.slots, None)
+        if len(rollout.final_index):
+            self._finals[entry] = rollout.final_index.clone(), rollout.final_observations.clone()
+        self.end += 1
+
+    def sample(self, generator: torch.Generator) -> tuple[Rollout, Tensor]:
+        """One segment per environment, each drawn uniformly from that environment's history.
+
+        Returns:
+            The segments as one batch of shape `[T, B]`, and their ages in entries, `[B]`.
+        """
+        entries = torch.randint(self.first, self.end, (self.n_envs,), generator=generator)
+        return self.read(entries), self.end - 1 - entries
+
+    def read(self, entries: Tensor) -> Rollout:
+        """The segment with the number `entries[b]` of each environment `b`, as one batch."""
+        envs = torch.arange(self.n_envs)
+        frames = entries * self.n_steps + torch.arange(self.n_steps + 1).unsqueeze(1)
+        back = torch.arange(self.frame_stack - 1, -1, -1)
+        # [T + 1, B, S]: where each frame of each stack lies, the oldest first.
+        cells = (frames.unsqueeze(-1) - back) % self._ring * self.n_envs + envs.unsqueeze(-1)
+        stacks = self._frames.flatten(0, 1).index_select(0, cells.flatten()).unflatten(0, cells.shape)
+        reset = self._reset.flatten()[cells]
+        if self.frame_stack == 1:
+            stacks = stacks.squeeze(2)
+        elif reset[..., 1:].any():
+            newer_reset = reset[..., 1:].flip(-1).cumsum(-1).flip(-1) > 0
+            stacks[:, :, :-1][newer_reset] = 0
+        index, finals = self._read_finals(entries)
+        slots = entries % self.slots
+        steps = {name: kept[slots, :, envs].transpose(0, 1) for name, kept in self._steps.items()}
+        return Rollout(
+            observations=stacks,
+            reset=reset[..., -1],
+            final_observations=finals,
+            final_index=index,
+            **steps,
+        )
+
+    def _read_finals(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+        index, finals = [], []
+        for env, entry in enumerate(entries.tolist() if self._finals else ()):
+            if entry in self._finals:
+                where, observations = self._finals[entry]
+                mine = where[:, 1] == env
+                index.append(where[mine])
+                finals.append(observations[mine])
+        if not index:
+            shape = self._frames.shape[2:]
+            stacked = (self.frame_stack, *shape) if self.frame_stack > 1 else shape
+            return torch.empty(0, 2, dtype=torch.int64), self._frames.new_empty(0, *stacked)
+        return torch.cat(index), torch.cat(finals)
+
+    def _rows(self, start: int, stop: int) -> Tensor:
+        """Rows of the ring that hold the frames `start .. stop - 1`."""
+        return torch.arange(start, stop) % self._ring
+
+    def export(self, start: int, stop: int) -> dict[str, Tensor]:
+        """The entries `start .. stop - 1` with their number as the leading dimension."""
+        rows = self._rows(start * self.n_steps + 1, stop * self.n_steps + 1)
+        by_entry = (stop - start, self.n_steps)
+        slots = torch.arange(start, stop) % self.slots
+        return {
+            "frames": self._frames[rows].unflatten(0, by_entry),
+            "reset": self._reset[rows].unflatten(0, by_entry),
+            **{name: kept[slots] for name, kept in self._steps.items()},
+        }
+
+    def restore(self, start: int, stop: int, tensors: dict[str, Tensor]) -> None:
+        """Take over what `export` gave."""
+        rows = self._rows(start * self.n_steps + 1, stop * self.n_steps + 1)
+        self._frames[rows] = tensors["frames"].flatten(0, 1)
+        self._reset[rows] = tensors["reset"].flatten(0, 1)
+        slots = torch.arange(start, stop) % self.slots
+        for name, kept in self._steps.items():
+            kept[slots] = tensors[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `export` leaves out: the frames before the oldest entry, and the final ones."""
+        begin = self.first * self.n_steps
+        head = self._rows(begin - self.frame_stack + 1, begin + 1)
+        state: dict[str, Any] = {"end": self.end, "finals": {}}
+        if self.end:
+            state["head"] = self._frames[head]
+            state["head_reset"] = self._reset[head]
+        for entry, (index, observations) in self._finals.items():
+            state["finals"][str(entry)] = {"index": index, "observations": observations}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave; the entries themselves come by `restore`."""
+        self.end = state["end"]
+        begin = self.first * self.n_steps
+        if self.end:
+            head = self._rows(begin - self.frame_stack + 1, begin + 1)
+            self._frames[head] = state["head"]
+            self._reset[head] = state["head_reset"]
+        self._finals = {
+            int(entry): (final["index"], final["observations"])
+            for entry, final in state["finals"].items()
+        }
+

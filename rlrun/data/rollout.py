@@ -1,0 +1,38 @@
+"""A segment of experience, the unit in which everything is collected, stored and learnt from."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Rollout:
+    """`T` consecutive steps of `B` environments; time comes first.
+
+    Observation `t + 1` follows action `t`, unless an episode ended there: then it is the first
+    of the next episode (or, after a lost life, the same game going on).
+    """
+
+    observations: Tensor
+    """`[T + 1, B, ...]`, as the environment gave them."""
+    actions: Tensor
+    """`[T, B]` int64."""
+    rewards: Tensor
+    """`[T, B]` float, as learnt from (clipped, if so configured)."""
+    behaviour: Tensor
+    """`[T, B, A]`, the probabilities that chose the actions, from that very pass."""
+    terminated: Tensor
+    """`[T, B]` bool: the episode ended for good; nothing is to be expected after it."""
+    truncated: Tensor
+    """`[T, B]` bool: the episode was cut by a limit of time; its value goes on."""
+    reset: Tensor
+    """`[T + 1, B]` bool: the observation is the first after a reset of the environment."""
+    final_observations: Tensor
+    """`[K, ...]`, last observations of the `K` truncated episodes."""
+    final_index: Tensor
+    """`[K, 2]` int64: the `(t, b)` at which each of them was truncated."""
+
+    def to(self, device: torch.device) -> "Rollout":
+        """The same on another device; itself, if it is there."""
+        return Rollout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})

@@ -1,0 +1,34 @@
+"""Importance weights, their truncation, and the correction for its bias (ACER, section 3.2)."""
+
+from torch import Tensor
+
+EPSILON = 1e-6  # keeps ratios finite where the behaviour policy gives an action no mass
+
+
+def importance_ratio(probs: Tensor, behaviour: Tensor) -> Tensor:
+    """`rho(a) = pi(a) / mu(a)`.
+
+    Args:
+        probs: `[..., A]`, the current policy `pi`.
+        behaviour: `[..., A]`, the policy `mu` that chose the actions.
+
+    Returns:
+        `[..., A]`, >= 0.
+    """
+    return probs / (behaviour + EPSILON)
+
+
+def correction_weight(probs: Tensor, rho: Tensor, c: float) -> Tensor:
+    """Weight of the bias correction, `[1 - c / rho(a)]_+ pi(a)` (ACER, eq. 7).
+
+    Zero wherever `rho <= c`, hence always zero on fresh experience.
+
+    Args:
+        probs: `[..., A]`.
+        rho: `[..., A]`.
+        c: level of the truncation, > 0; infinity switches the correction off.
+
+    Returns:
+        `[..., A]`, in [0, 1).
+    """
+    return (1.0 - c / rho).clamp(min=0.0) * probs

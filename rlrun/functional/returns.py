@@ -1,0 +1,61 @@
+"""Targets for the critic, computed backwards over a segment of experience.
+
+Time comes first: `[T, B]` are `T` steps in `B` environments. Values have one row more,
+`[T + 1, B]`, the last being that of the observation after the segment.
+"""
+
+import torch
+from torch import Tensor
+
+
+def retrace(
+    rewards: Tensor,
+    q: Tensor,
+    values: Tensor,
+    rho: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_values: Tensor,
+    gamma: float,
+) -> Tensor:
+    """Retrace targets `Q_ret` (ACER, eq. 5) with trace coefficients `min(1, rho)`.
+
+        Q_ret[t] = r[t] + gamma * next[t]
+        next[t]  = 0                      if the episode terminated at t
+                   V(final observation)   if it was truncated at t
+                   carry[t + 1]           otherwise;  carry[T] = V[T]
+        carry[t] = min(1, rho[t]) * (Q_ret[t] - Q[t]) + V[t]
+
+    The level of the truncation is 1 whatever the correction term `c` of the policy gradient.
+    No gradient flows: all inputs are taken as constants.
+
+    Args:
+        rewards: `[T, B]`.
+        q: `[T, B]`, `Q(s_t, a_t)` of the actions taken.
+        values: `[T + 1, B]`, `V(s_t)`.
+        rho: `[T, B]`, importance ratios of the actions taken, >= 0.
+        terminated: `[T, B]` bool; the step ended the episode for good. Wins over `truncated`.
+        truncated: `[T, B]` bool; the step ended the episode by a limit of time.
+        final_values: `[T, B]`, `V` of the last observation of the truncated episodes; the
+            other entries are not read.
+        gamma: discount, in [0, 1].
+
+    Returns:
+        `[T, B]`.
+    """
+    ended = terminated | truncated
+    bootstrap = torch.where(truncated & ~terminated, final_values, 0.0)
+    trace = rho.clamp(max=1.0)
+    # Both lines of the recursion are affine in what comes from the next step. With their
+    # constant parts taken out of the loop, a step costs two kernels.
+    reward = (rewards + gamma * bootstrap).unbind()
+    discount = (gamma * (~ended).to(rewards.dtype)).unbind()
+    value = (values[:-1] - trace * q).unbind()
+    traces = trace.unbind()
+
+    q_ret = [values[-1]] * len(reward)
+    carry = values[-1]
+    for t in reversed(range(len(reward))):
+        q_ret[t] = torch.addcmul(reward[t], discount[t], carry)
+        carry = torch.addcmul(value[t], traces[t], q_ret[t])
+    return torch.stack(q_ret)
