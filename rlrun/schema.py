@@ -144,7 +144,7 @@ def require(
 
 
 def coerced(target: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers in the type their setting asks for: 1e6 as an int, 1 as a float.
+    """Values in the type their setting asks for: 1e6 as an int, 1 as a float or as text.
 
     So that ``total_timesteps=1e6`` works, and equal settings have equal text. Whatever does not
     fit is left as it is for `problems` to report.
@@ -308,4 +308,6 @@ def _coerced(annotation: Any, value: Any) -> Any:
         return float(value)
     if annotation is int and isinstance(value, float) and value.is_integer():
         return int(value)
+    if annotation is str and _is_number(value, int):
+        return str(value)
     return value

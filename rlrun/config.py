@@ -1,0 +1,291 @@
+"""The config of a run: its tree, its check, the name of its folder, its composition by Hydra.
+
+A config is a plain tree of dicts, lists and scalars. The nodes `algo`, `policy`, `lr_schedule`
+and `logger` name a class or function (`_target_`) and its settings; that signature says what is
+allowed in them. Everything else is said by `Config` below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlrun import schema
+from rlrun.schema import NonNegativeInt, PositiveFloat, PositiveInt, UserError
+
+COMPONENTS = ("policy", "algo", "logger", "lr_schedule")
+"""Keys of the nodes that name a class or function."""
+
+MAY_CHANGE = (
+    "total_timesteps",
+    "device",
+    "threads",
+    "log_interval",
+    "logger",
+    "checkpoint",
+    "eval",
+    "run",
+)
+"""Keys that a run may go on with in another setting."""
+
+_INERT = ("seed", "logger", "checkpoint", "eval", "run", "log_interval")
+_OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class Env:
+    """Node `env`, which the id fills."""
+
+    id: str
+    """Gymnasium id, or `module:id`."""
+    n_envs: PositiveInt = 4
+    """Parallel environments; 16 for Atari."""
+    clip_rewards: bool = False
+    """Learn from the sign of the rewards; true for Atari. The returns shown are never clipped."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Passed to the environment's constructor."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Node `checkpoint`."""
+
+    every_steps: PositiveInt | None = None
+    every_minutes: PositiveFloat | None = 10.0
+    keep: PositiveInt = 2
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Node `eval`."""
+
+    every_steps: PositiveInt | None = None
+    episodes: NonNegativeInt = 20
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """Node `run`."""
+
+    dir: str = "outputs"
+    overwrite: bool = False
+    trust: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole tree: types, ranges and defaults; conf/config.yaml explains each key."""
+
+    policy: dict[str, Any]
+    algo: dict[str, Any]
+    logger: dict[str, Any]
+    lr_schedule: dict[str, Any]
+    env: Env
+    total_timesteps: PositiveInt = 100_000
+    seed: NonNegativeInt = 0
+    device: str = "auto"
+    threads: PositiveInt | None = None
+    log_interval: PositiveInt = 10
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    eval: Eval = field(default_factory=Eval)
+    run: Run = field(default_factory=Run)
+
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> list[str]:
+        """Rules that a type cannot say."""
+        if _DEVICE.fullmatch(values["device"]):
+            return []
+        return [
+            f"device: {values['device']!r} is not allowed; allowed: auto, cpu, cuda, cuda:N, mps"
+        ]
+
+
+def check(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every number in the type of its setting, if all of it is sound.
+
+    Raises:
+        UserError: all problems of the tree and of its components, each with the key to change.
+    """
+    config = schema.coerced(Config, config)
+    found = schema.problems(Config, config)
+    for name in COMPONENTS:
+        if isinstance(config.get(name), Mapping):
+            config[name], wrong = _check_component(name, config[name])
+            found += wrong
+    if not any(message.startswith("env") for message in found):
+        found += _env_problems(config["env"]["id"])
+    if found:
+        raise UserError("\n".join(found))
+    return config
+
+
+def _check_component(key: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The node of a component with its values coerced, and what is wrong with it."""
+    if not node and key == "logger":
+        return {}, []  # nothing beside the files of the run
+    try:
+        target = _target(node, key)
+    except UserError as error:
+        return dict(node), [str(error)]
+    values = {name: value for name, value in node.items() if name not in _OF_HYDRA}
+    values = schema.coerced(target, values)
+    found = schema.problems(target, values, partial=True, prefix=f"{key}.")
+    return {**node, **values}, found
+
+
+def _target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    """The class or function that a node names; raises UserError if there is none."""
+    name = node.get("_target_")
+    if not isinstance(name, str):
+        raise UserError(f"{key}._target_: missing; it names a class, as in my_package.MyClass")
+    from hydra.utils import get_object
+
+    try:
+        target = get_object(name)
+    except Exception as error:  # whatever an import may raise
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"{key}._target_: cannot import {name}: {reason}") from error
+    if not callable(target):
+        raise UserError(f"{key}._target_: {name} is no class and no function")
+    return target  # type: ignore[no-any-return]
+
+
+def _env_problems(env_id: str) -> list[str]:
+    from rlrun.envs import registry
+
+    try:
+        registry.find_spec(env_id)
+    except UserError as error:
+        return [f"env.id: {error}"]
+    return []
+
+
+def instantiate(node: Mapping[str, Any], key: str = "component") -> Callable[..., Any]:
+    """A callable that builds what the node names, with its settings; it takes what is missing.
+
+    Args:
+        node: `_target_` and settings, without interpolations.
+        key: name of the node in messages.
+
+    Raises:
+        UserError: the node does not fit the signature of its target.
+    """
+    from hydra.utils import instantiate as hydra_instantiate
+
+    checked, found = _check_component(key, node)
+    if found:
+        raise UserError("\n".join(found))
+    made: Callable[..., Any] = hydra_instantiate(checked, _partial_=True, _convert_="all")
+    return made
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of what decides the result of a run, its seed aside."""
+    kept = {key: value for key, value in config.items() if key not in _INERT}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_folder(config: Mapping[str, Any]) -> Path:
+    """Where a run lives, relative to the current folder: the same config has the same place."""
+    env = re.sub("[/:]", "-", config["env"]["id"])
+    algo = config["algo"]["_target_"].rpartition(".")[2].lower()
+    name = f"{algo}-{digest(config)}"
+    return Path(config["run"]["dir"], env, name, f"seed-{config['seed']}")
+
+
+def config_folder() -> Path:
+    """Folder of the config groups: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError(f"rlrun is not installed properly: there is no conf folder at {package}")
+
+
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """The config that these words of the command line compose, resolved but not checked."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from rlrun import env_source
+
+    env_source.register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="rlrun"):
+        return plain(hydra_compose("config", overrides))
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A composed config as plain data, interpolations resolved."""
+    from omegaconf import OmegaConf
+
+    data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return data  # type: ignore[return-value]
+
+
+def values_of(words: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as values by dotted key, in Hydra's grammar.
+
+    Raises:
+        UserError: a word that is not a plain `KEY=VALUE`.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    values = {}
+    for word in words:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([word])
+        except HydraException as error:
+            raise UserError(f"{word}: not understood; write KEY=VALUE") from error
+        if override.is_delete() or override.is_add() or override.is_sweep_override():
+            raise UserError(f"{word}: only KEY=VALUE, with one value, is possible here")
+        values[override.key_or_group] = override.value()
+    return values
+
+
+def changed(config: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
+    """The checked config of a run that goes on with `KEY=VALUE` changes (and `logger=OPTION`).
+
+    Raises:
+        UserError: a key that does not exist or may not change, or a value that does not fit.
+    """
+    new: dict[str, Any] = json.loads(json.dumps(config))
+    found = []
+    for key, value in values_of(words).items():
+        *path, name = key.split(".")
+        node: Any = new
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name not in node:
+            near = schema.nearest(key, _dotted(new))
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            found.append(f"{key}: unknown key{hint}")
+        elif key.split(".")[0] not in MAY_CHANGE:
+            found.append(
+                f"{key}: a run cannot go on with another one; allowed: {', '.join(MAY_CHANGE)}"
+            )
+        elif key == "logger" and isinstance(value, str):
+            new["logger"] = compose([f"logger={value}"])["logger"]
+        else:
+            node[name] = value
+    if found:
+        raise UserError("\n".join(found))
+    return check(new)
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """All keys of a tree, as one writes them on the command line."""
+    keys = []
+    for name, value in tree.items():
+        keys.append(prefix + name)
+        if isinstance(value, Mapping):
+            keys += _dotted(value, f"{prefix}{name}.")
+    return keys
