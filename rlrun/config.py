@@ -7,15 +7,16 @@ allowed in them. Everything else is said by `Config` below.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlrun import schema
+from rlrun import schema, stored
 from rlrun.schema import NonNegativeInt, PositiveFloat, PositiveInt, UserError
 
 COMPONENTS = ("policy", "algo", "logger", "lr_schedule")
@@ -167,8 +168,8 @@ def _env_problems(env_id: str) -> list[str]:
     return []
 
 
-def instantiate(node: Mapping[str, Any], key: str = "component") -> Callable[..., Any]:
-    """A callable that builds what the node names, with its settings; it takes what is missing.
+def instantiate(node: Mapping[str, Any], key: str = "component") -> functools.partial[Any]:
+    """A partial that builds what the node names, with its settings; it takes what is missing.
 
     Args:
         node: `_target_` and settings, without interpolations.
@@ -182,7 +183,7 @@ def instantiate(node: Mapping[str, Any], key: str = "component") -> Callable[...
     checked, found = _check_component(key, node)
     if found:
         raise UserError("\n".join(found))
-    made: Callable[..., Any] = hydra_instantiate(checked, _partial_=True, _convert_="all")
+    made: functools.partial[Any] = hydra_instantiate(checked, _partial_=True, _convert_="all")
     return made
 
 
@@ -251,6 +252,25 @@ def values_of(words: list[str]) -> dict[str, Any]:
     return values
 
 
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All keys of a tree as one writes them on the command line, inner nodes included."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found[prefix + name] = value
+        if isinstance(value, Mapping):
+            found |= dotted(value, f"{prefix}{name}.")
+    return found
+
+
+def read_stored(path: Path, trust: Sequence[str]) -> dict[str, Any]:
+    """The checked config that a run left in a file; `trust` names packages besides rlrun.
+
+    Raises:
+        UserError: the file cannot be read, names something that is not trusted, or does not fit.
+    """
+    return check(stored.load(path, trust))
+
+
 def changed(config: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
     """The checked config of a run that goes on with `KEY=VALUE` changes (and `logger=OPTION`).
 
@@ -260,18 +280,14 @@ def changed(config: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
     new: dict[str, Any] = json.loads(json.dumps(config))
     found = []
     for key, value in values_of(words).items():
-        *path, name = key.split(".")
-        node: Any = new
-        for part in path:
-            node = node.get(part) if isinstance(node, dict) else None
+        top, (parent, _, name) = key.partition(".")[0], key.rpartition(".")
+        known = dotted(new)
+        node = known.get(parent) if parent else new
         if not isinstance(node, dict) or name not in node:
-            near = schema.nearest(key, _dotted(new))
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            found.append(f"{key}: unknown key{hint}")
-        elif key.split(".")[0] not in MAY_CHANGE:
-            found.append(
-                f"{key}: a run cannot go on with another one; allowed: {', '.join(MAY_CHANGE)}"
-            )
+            found.append(schema.unknown_key(key, [k for k in known if k.startswith(MAY_CHANGE)]))
+        elif top not in MAY_CHANGE:
+            allowed = ", ".join(MAY_CHANGE)
+            found.append(f"{key}: a run cannot go on with another value; only these: {allowed}")
         elif key == "logger" and isinstance(value, str):
             new["logger"] = compose([f"logger={value}"])["logger"]
         else:
@@ -279,13 +295,3 @@ def changed(config: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
     if found:
         raise UserError("\n".join(found))
     return check(new)
-
-
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """All keys of a tree, as one writes them on the command line."""
-    keys = []
-    for name, value in tree.items():
-        keys.append(prefix + name)
-        if isinstance(value, Mapping):
-            keys += _dotted(value, f"{prefix}{name}.")
-    return keys

@@ -1,0 +1,122 @@
+"""The config that a run left behind: data from a file, never code.
+
+A stored config names classes, and building them runs them. So only rlrun's own components are
+accepted, each in its own place, and those of packages that the user trusts by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlrun.schema import UserError
+
+_HOMES = {
+    "algo": "rlrun.algorithms",
+    "policy": "rlrun.policies",
+    "logger": "rlrun.run.loggers",
+    "lr_schedule": "rlrun.functional.schedules",
+}
+
+
+def dump(config: Mapping[str, Any]) -> str:
+    """The text of a resolved config that `load` reads back, equal in every value."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def load(path: Path, trust: Sequence[str]) -> dict[str, Any]:
+    """The config in a file of a run; its values are still to be checked.
+
+    Args:
+        path: its `config.yaml`.
+        trust: names of the packages besides rlrun whose components may be built.
+
+    Raises:
+        UserError: the file cannot be read, holds no config, or names something that is
+            not trusted; nothing of it has been imported then.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no YAML"
+        raise UserError(f"{path.parent} is no run that can be read: {path}: {reason}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path.parent} is no run that can be read: {path} holds no config")
+    for key, value in _leaves(config):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(
+                f"{path}: {key}: {value!r}: interpolations are refused in a stored config"
+            )
+        if key.rpartition(".")[2] == "_target_":
+            _check_target(path, key, value, trust)
+    _check_env(path, config.get("env"), trust)
+    return config
+
+
+def _check_target(path: Path, key: str, name: Any, trust: Sequence[str]) -> None:
+    """The text must begin with a trusted name, and the object must really be from there.
+
+    `rlrun.algorithms.acer.torch.hub.load` begins well and is something else.
+    """
+    home = _HOMES.get(key.partition(".")[0]) if key.count(".") == 1 else None
+    allowed = [*([home] if home else []), *trust]
+    if not isinstance(name, str) or not _within(name, allowed):
+        _refuse(path, key, name)
+    try:
+        found = _resolve(name)
+    except Exception as error:  # whatever an import may raise
+        raise UserError(f"{path}: {key}: cannot import {name}: {error}") from error
+    where = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not _within(where, allowed):
+        _refuse(path, key, name)
+
+
+def _resolve(name: str) -> Any:
+    """The object of a dotted name: the longest part that is a module, then attributes."""
+    parts = name.split(".")
+    found = import_module(parts[0])
+    for i, part in enumerate(parts[1:], start=1):
+        if not hasattr(found, part):
+            import_module(".".join(parts[: i + 1]))
+        found = getattr(found, part)
+    return found
+
+
+def _check_env(path: Path, env: Any, trust: Sequence[str]) -> None:
+    """`module:id` imports the module."""
+    env_id = env.get("id") if isinstance(env, dict) else None
+    if isinstance(env_id, str) and ":" in env_id:
+        module = env_id.partition(":")[0]
+        if not _within(module, trust):
+            _refuse(path, "env.id", module)
+
+
+def _within(name: str, packages: Sequence[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _refuse(path: Path, key: str, name: Any) -> None:
+    package = str(name).partition(".")[0]
+    hint = "" if package == "rlrun" else f" If you trust it, add 'trust=[{package}]'."
+    raise UserError(
+        f"{path}: {key}: {name} is refused: a stored config may only name components of rlrun "
+        f"and of packages that you trust.{hint}"
+    )
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every scalar of a tree with its dotted key, and the keys themselves as texts."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield f"{key}(key)", name
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _leaves(value, f"{key}.{i}")
+    else:
+        yield key, node
