@@ -11,13 +11,14 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rlrun import schema, stored
-from rlrun.schema import NonNegativeInt, PositiveFloat, PositiveInt, UserError
+from rlrun import schema
+from rlrun.schema import Matches, NonNegativeInt, PositiveFloat, PositiveInt, UserError
+from rlrun.stored import resolve
 
 COMPONENTS = ("policy", "algo", "logger", "lr_schedule")
 """Keys of the nodes that name a class or function."""
@@ -36,7 +37,7 @@ MAY_CHANGE = (
 
 _INERT = ("seed", "logger", "checkpoint", "eval", "run", "log_interval")
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_Device = Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")]
 
 
 @dataclass(frozen=True)
@@ -91,21 +92,12 @@ class Config:
     env: Env
     total_timesteps: PositiveInt = 100_000
     seed: NonNegativeInt = 0
-    device: str = "auto"
+    device: _Device = "auto"
     threads: PositiveInt | None = None
     log_interval: PositiveInt = 10
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     eval: Eval = field(default_factory=Eval)
     run: Run = field(default_factory=Run)
-
-    @staticmethod
-    def conflicts(values: Mapping[str, Any]) -> list[str]:
-        """Rules that a type cannot say."""
-        if _DEVICE.fullmatch(values["device"]):
-            return []
-        return [
-            f"device: {values['device']!r} is not allowed; allowed: auto, cpu, cuda, cuda:N, mps"
-        ]
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,16 +138,13 @@ def _target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     name = node.get("_target_")
     if not isinstance(name, str):
         raise UserError(f"{key}._target_: missing; it names a class, as in my_package.MyClass")
-    from hydra.utils import get_object
-
     try:
-        target = get_object(name)
+        target: Callable[..., Any] = resolve(name)
     except Exception as error:  # whatever an import may raise
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"{key}._target_: cannot import {name}: {reason}") from error
+        raise UserError(f"{key}._target_: cannot import {name}: {error}") from error
     if not callable(target):
         raise UserError(f"{key}._target_: {name} is no class and no function")
-    return target  # type: ignore[no-any-return]
+    return target
 
 
 def _env_problems(env_id: str) -> list[str]:
@@ -194,11 +183,16 @@ def digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def algorithm_name(config: Mapping[str, Any]) -> str:
+    """Short name of the algorithm: `acer`, or that of the user's own class."""
+    target: str = config["algo"]["_target_"]
+    return target.rpartition(".")[2].lower()
+
+
 def run_folder(config: Mapping[str, Any]) -> Path:
     """Where a run lives, relative to the current folder: the same config has the same place."""
     env = re.sub("[/:]", "-", config["env"]["id"])
-    algo = config["algo"]["_target_"].rpartition(".")[2].lower()
-    name = f"{algo}-{digest(config)}"
+    name = f"{algorithm_name(config)}-{digest(config)}"
     return Path(config["run"]["dir"], env, name, f"seed-{config['seed']}")
 
 
@@ -224,10 +218,18 @@ def compose(overrides: list[str]) -> dict[str, Any]:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A composed config as plain data, interpolations resolved."""
-    from omegaconf import OmegaConf
+    """A composed config as plain data, interpolations resolved.
 
-    data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    Raises:
+        UserError: an interpolation leads nowhere, or a value is missing (`???`).
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     return data  # type: ignore[return-value]
 
 
@@ -260,15 +262,6 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             found |= dotted(value, f"{prefix}{name}.")
     return found
-
-
-def read_stored(path: Path, trust: Sequence[str]) -> dict[str, Any]:
-    """The checked config that a run left in a file; `trust` names packages besides rlrun.
-
-    Raises:
-        UserError: the file cannot be read, names something that is not trusted, or does not fit.
-    """
-    return check(stored.load(path, trust))
 
 
 def changed(config: Mapping[str, Any], words: list[str]) -> dict[str, Any]:

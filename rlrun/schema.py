@@ -20,32 +20,24 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-_SCALARS = (bool, int, float, str, types.NoneType)
+from rlrun.bounds import Matches as Matches
+from rlrun.bounds import Range as Range
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    types.NoneType: "null",
+    list: "a list",
+    tuple: "a list",
+    dict: "a mapping from keys to values",
+    Any: "any value",
+}
 
 
 class UserError(Exception):
     """Something the user has to change; the command line prints the message and exits with 2."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number: ``low <= x <= high``, or ``low < x`` where `open_low`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open_low else value >= self.low
-        return above and value <= self.high
-
-    def __str__(self) -> str:
-        if math.isfinite(self.low) and math.isfinite(self.high):
-            low = f"above {self.low:g} and up to" if self.open_low else f"from {self.low:g} to"
-            return f"{low} {self.high:g}"
-        if math.isfinite(self.low):
-            return f"above {self.low:g}" if self.open_low else f"of at least {self.low:g}"
-        return f"of at most {self.high:g}" if math.isfinite(self.high) else ""
 
 
 PositiveInt = Annotated[int, Range(1)]
@@ -182,8 +174,8 @@ def allowed(annotation: Any) -> str:
         return "keys " + ", ".join(settings(annotation))  # type: ignore[arg-type]
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        bounds = " ".join(str(extra) for extra in args[1:] if isinstance(extra, Range))
-        return f"{allowed(args[0])} {bounds}".strip()
+        bounds = [str(extra) for extra in args[1:] if isinstance(extra, Range | Matches)]
+        return " ".join([allowed(args[0]), *bounds]).strip()
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in args)
     if origin in (Union, types.UnionType):
@@ -193,19 +185,8 @@ def allowed(annotation: Any) -> str:
             return f"a list, each item {allowed(args[0])}"
         return "a list of " + ", ".join(allowed(item) for item in args)
     if origin is dict:
-        return "a mapping from keys to values"
-    if annotation in (list, tuple):
-        return "a list"
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        types.NoneType: "null",
-        dict: "a mapping from keys to values",
-        Any: "any value",
-    }
-    return names[annotation]
+        return _WORDS[dict]
+    return _WORDS[annotation]
 
 
 def _unchecked(target: Callable[..., Any], name: str, value: Any) -> bool:
@@ -222,7 +203,7 @@ def _unchecked(target: Callable[..., Any], name: str, value: Any) -> bool:
 
 def _checkable(annotation: Any) -> bool:
     """Is this annotation made of the types that a setting may have?"""
-    if annotation in (*_SCALARS, None, Any, list, tuple, dict) or is_dataclass(annotation):
+    if annotation in (None, *_WORDS) or is_dataclass(annotation):
         return True
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -247,14 +228,10 @@ def _problems_of(annotation: Any, value: Any, key: str) -> list[str]:
 
 def _fits(annotation: Any, value: Any) -> bool:
     """Is the value of this type and in its range? True and False are no numbers."""
-    if is_dataclass(annotation):
-        return isinstance(value, Mapping) and not problems(annotation, value)  # type: ignore[arg-type]
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        ranges = [extra for extra in args[1:] if isinstance(extra, Range)]
-        return _fits(args[0], value) and all(
-            value in bounds for bounds in ranges if isinstance(value, int | float)
-        )
+        bounds = [extra for extra in args[1:] if isinstance(extra, Range | Matches)]
+        return _fits(args[0], value) and (value is None or all(value in bound for bound in bounds))
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in args)
     if origin in (Union, types.UnionType):
@@ -267,13 +244,13 @@ def _fits(annotation: Any, value: Any) -> bool:
         )
     if annotation is Any:
         return True
-    if annotation in (None, types.NoneType):
+    if annotation is None:
         return value is None
     if annotation is float:
         return _is_number(value, int | float) and math.isfinite(value)
     if annotation is int:
         return _is_number(value, int)
-    return isinstance(value, annotation)
+    return not is_dataclass(annotation) and isinstance(value, annotation)
 
 
 def _fits_items(kind: Any, args: tuple[Any, ...], value: Any) -> bool:

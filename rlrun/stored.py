@@ -68,7 +68,7 @@ def _check_target(path: Path, key: str, name: Any, trust: Sequence[str]) -> None
     if not isinstance(name, str) or not _within(name, allowed):
         _refuse(path, key, name)
     try:
-        found = _resolve(name)
+        found = resolve(name)
     except Exception as error:  # whatever an import may raise
         raise UserError(f"{path}: {key}: cannot import {name}: {error}") from error
     where = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
@@ -76,7 +76,7 @@ def _check_target(path: Path, key: str, name: Any, trust: Sequence[str]) -> None
         _refuse(path, key, name)
 
 
-def _resolve(name: str) -> Any:
+def resolve(name: str) -> Any:
     """The object of a dotted name: the longest part that is a module, then attributes."""
     parts = name.split(".")
     found = import_module(parts[0])

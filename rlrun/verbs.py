@@ -1,0 +1,152 @@
+"""The verbs of the command line; each takes the words after it and returns the exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlrun import schema, usage
+from rlrun.schema import UserError
+
+if TYPE_CHECKING:
+    from rlrun.run.manifest import Manifest
+
+_LISTS = {
+    "algos": "algo",
+    "policies": "policy",
+    "schedules": "lr_schedule",
+    "loggers": "logger",
+    "experiments": "experiment",
+}
+
+
+def resume(words: Sequence[str]) -> int:
+    """`RUN [KEY=VALUE]...`: go on with a run."""
+    folder, words, trust = _run_and_trust("resume", words)
+    from rlrun import runs
+
+    return runs.resume(folder, words, trust)
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """`RUN [KEY=VALUE]...`: evaluate a checkpoint of a run."""
+    folder, words, trust = _run_and_trust("evaluate", words)
+    from rlrun import config, runs
+
+    values = schema.coerced(runs.evaluate, config.values_of(words))
+    schema.require(runs.evaluate, values, partial=True)
+    return runs.evaluate(folder, trust=trust, **values)
+
+
+def _run_and_trust(verb: str, words: Sequence[str]) -> tuple[Path, list[str], list[str]]:
+    """Folder of the run, the other words, and the packages that `trust=[...]` names."""
+    if not words or "=" in words[0]:
+        raise UserError(f"say which run: rlrun {verb} {usage.VERBS[verb]}")
+    folder = _existing(words[0])
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is no run: it has no config.yaml. `rlrun list runs` shows them")
+    from rlrun import config
+
+    trust = config.values_of([word for word in words[1:] if word.startswith("trust=")])
+    packages = trust.get("trust", [])
+    if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
+        raise UserError("trust: write the names of your packages as 'trust=[my_package]'")
+    return folder, [word for word in words[1:] if not word.startswith("trust=")], packages
+
+
+def _existing(name: str) -> Path:
+    path = Path(name)
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}; `rlrun list runs` shows the runs")
+    return path
+
+
+def inspect(words: Sequence[str]) -> int:
+    """`RUN | CHECKPOINT`: what is in it, and is it intact? 1 if something is damaged."""
+    if len(words) != 1:
+        raise UserError(f"say what to inspect: rlrun inspect {usage.VERBS['inspect']}")
+    path = _existing(words[0])
+    from rlrun.run.manifest import verify
+    from rlrun.run.store import CheckpointError
+
+    checkpoints = [path]
+    if path.parent.name != "checkpoints":
+        checkpoints = sorted((path / "checkpoints").glob("step-*"))
+        if not (path / "config.yaml").is_file() and not checkpoints:
+            raise UserError(f"{path} is neither a run nor a checkpoint")
+        for name in ("manifest.json", "result.json"):
+            print(f"{name}: {_summary(_read_json(path / name))}")
+    damaged = 0
+    for checkpoint in checkpoints:
+        try:
+            manifest = verify(checkpoint)
+        except (CheckpointError, OSError) as error:
+            damaged += 1
+            print(f"{checkpoint.name}: DAMAGED: {error}")
+            continue
+        print(f"{checkpoint.name}: {_contents(manifest)}")
+    if not checkpoints:
+        print("no checkpoints")
+    return 1 if damaged else 0
+
+
+def _contents(manifest: Manifest) -> str:
+    size = sum(stamp.size for stamp in manifest.files.values()) / 1e6
+    replay = sum(segment.stamp.size for segment in manifest.segments) / 1e6
+    best = ", the best" if manifest.best else ""
+    return f"intact{best}; {manifest.step:,} steps, {size:.1f} MB, and {replay:.1f} MB of replay"
+
+
+def _summary(data: dict[str, Any]) -> str:
+    if not data:
+        return "missing, or not readable"
+    return ", ".join(f"{key} {value}" for key, value in data.items() if not isinstance(value, dict))
+
+
+def list_(words: Sequence[str]) -> int:
+    """`[envs|algos|...|runs]`: one per line; without a word, all but the environments."""
+    kinds = [*_LISTS, "envs", "runs"]
+    if len(words) > 1 or (words and words[0] not in kinds):
+        near = schema.nearest(words[0], kinds)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(kinds)}"
+        raise UserError(f"rlrun list {' '.join(words)}: {hint}")
+    from rlrun.config import config_folder
+
+    for kind in words or [*_LISTS, "runs"]:
+        indent = "" if words else "  "
+        if not words:
+            print(kind)
+        if kind == "envs":
+            from rlrun.envs import registry
+
+            lines = registry.newest_versions()
+        elif kind == "runs":
+            lines = [_run_line(path.parent) for path in _runs(Path("outputs"))]
+        else:
+            lines = usage.options(_LISTS[kind], [config_folder()])
+        print("\n".join(indent + line for line in lines or ["none yet"]))
+    return 0
+
+
+def _runs(root: Path) -> list[Path]:
+    return sorted(root.glob("*/*/seed-*/config.yaml"))
+
+
+def _run_line(folder: Path) -> str:
+    result = _read_json(folder / "result.json")
+    if not result:
+        return f"{folder}  not ended yet"
+    evaluation = result.get("eval") or {}
+    mean = evaluation.get("return_mean")
+    shown = "" if mean is None else f", return {mean:.1f} in {evaluation.get('episodes')} episodes"
+    return f"{folder}  {result.get('status')} at {result.get('step'):,} steps{shown}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
