@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from rlrun.algorithms.base import NonFiniteUpdate
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rollout import Rollout
+from rlrun.envs import VectorEnv
 from rlrun.functional import distributions, schedules
 from rlrun.functional.importance import importance_ratio
 from rlrun.functional.policy_gradient import acer_gradient, acer_losses
 from rlrun.functional.returns import retrace
 from rlrun.functional.trust_region import project_gradient, projection_size
 from rlrun.optim.rmsprop import RMSprop
+from rlrun.policies.base import Policy
 from rlrun.schema import (
     Fraction,
     NonNegativeFloat,
@@ -39,8 +41,8 @@ class ACER:
 
     Args:
         policy: network with the heads of `ACER.heads`.
-        make_memory: builds the replay memory with so many slots, called if replay is used.
-        rng: `rng(name)` gives the generator of a named stream of the run.
+        envs: what it learns from; only their number, spaces and frame stack are read.
+        rng: draws the number of replayed segments, and which.
         lr_schedule: factor on the learning rate as a function of progress.
         gamma: discount.
         n_steps: length of a segment, in steps per environment (k).
@@ -61,9 +63,9 @@ class ACER:
 
     def __init__(
         self,
-        policy: nn.Module,
-        make_memory: Callable[[int], ReplayMemory],
-        rng: Callable[[str], torch.Generator],
+        policy: Policy,
+        envs: VectorEnv,
+        rng: torch.Generator,
         lr_schedule: Callable[[float], float] = schedules.linear,
         *,
         gamma: Fraction = 0.99,
@@ -84,13 +86,21 @@ class ACER:
     ) -> None:
         self.policy = policy
         self.average_policy = copy.deepcopy(policy).requires_grad_(False)
-        self.parameters = list(policy.parameters())
-        self.average_parameters = list(self.average_policy.parameters())
+        self.parameters: list[Tensor] = list(policy.parameters())
+        self.average_parameters: list[Tensor] = list(self.average_policy.parameters())
         self.optimizer = RMSprop(self.parameters, rprop_alpha, rprop_epsilon)
-        self.memory = make_memory(buffer_size // n_steps) if replay_ratio > 0 else None
+        self.memory = None
+        if replay_ratio > 0:
+            self.memory = ReplayMemory(
+                slots=buffer_size // n_steps,
+                n_steps=n_steps,
+                n_envs=envs.n_envs,
+                n_probs=self.heads(envs.action_space)["policy"],
+                space=envs.observation_space,
+                frame_stack=envs.frame_stack,
+            )
         self.replay_start = max(1, replay_start // n_steps)
-        self.action_rng = rng("action")
-        self.replay_rng = rng("replay")
+        self.rng = rng
         self.device = self.parameters[0].device
         self.lr_schedule = lr_schedule
         self.gamma = gamma
@@ -132,10 +142,10 @@ class ACER:
         return {"policy": int(action_space.n), "q": int(action_space.n)}
 
     @torch.no_grad()
-    def act(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sample actions `[B]` from the probabilities `[B, A]` that are returned with them."""
         probs = self._probs(observations)
-        return distributions.sample(probs, self.action_rng), probs
+        return distributions.sample(probs, rng), probs
 
     @torch.no_grad()
     def act_greedily(self, observations: Tensor) -> Tensor:
@@ -144,8 +154,7 @@ class ACER:
 
     def _probs(self, observations: Tensor) -> Tensor:
         features = self.policy.features(observations.to(self.device))
-        logits: Tensor = self.policy.head("policy", features)
-        return logits.softmax(-1).cpu()
+        return self.policy.head("policy", features).softmax(-1).cpu()
 
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """One update from the fresh segment, then a Poisson number of replayed ones."""
@@ -158,8 +167,8 @@ class ACER:
         replayed: list[dict[str, float]] = []
         if len(self.memory) >= self.replay_start:
             mean = torch.tensor(self.replay_ratio)
-            for _ in range(int(torch.poisson(mean, generator=self.replay_rng))):
-                batch, ages = self.memory.sample(self.replay_rng)
+            for _ in range(int(torch.poisson(mean, generator=self.rng))):
+                batch, ages = self.memory.sample(self.rng)
                 stats = self._learn(batch, learning_rate, log)
                 replayed.append(stats | {"replay/age": ages.float().mean().item()})
         if not log:
@@ -281,8 +290,7 @@ class ACER:
             "average_policy": self.average_policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "memory": None if self.memory is None else self.memory.state_dict(),
-            "action_rng": self.action_rng.get_state(),
-            "replay_rng": self.replay_rng.get_state(),
+            "rng": self.rng.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -292,8 +300,7 @@ class ACER:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
-        self.action_rng.set_state(state["action_rng"])
-        self.replay_rng.set_state(state["replay_rng"])
+        self.rng.set_state(state["rng"])
 
 
 def _replay_health(replayed: list[dict[str, float]]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -26,7 +27,7 @@ class Algorithm(Protocol):
     def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
         """Outputs that the policy needs, name to size; raises `UserError` if unsupported."""
 
-    def act(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sampled actions `[B]` and the probabilities `[B, A]` from which they were drawn."""
 
     def act_greedily(self, observations: Tensor) -> Tensor:
@@ -46,4 +47,3 @@ class Algorithm(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rlrun.data.rollout import Rollout
-from rlrun.envs import Episode, VectorEnv
+from rlrun.envs import Episode, ReplayMismatch, VectorEnv
 
-Act = Callable[[Tensor], tuple[Tensor, Tensor]]
+Act = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
 """From observations `[B, ...]` to actions `[B]` and the probabilities `[B, A]` behind them."""
 
 
@@ -24,19 +24,24 @@ class Ended(NamedTuple):
 class Collector:
     """Steps the environments with a policy, `n_steps` at a time.
 
-    Owns the environments and the observation that each of them waits with. The tensors of a
-    returned segment are its own buffers, overwritten by the next call.
+    Owns the environments, the observation that each of them waits with, and the generator of
+    the actions. The tensors of a returned segment are its own buffers, overwritten by the next
+    call.
 
     Args:
         envs: not yet reset.
         n_steps: length `T` of a segment.
         n_probs: size `A` of the vector of probabilities that `act` returns.
         clip_rewards: learn from the sign of the rewards; the episodes' returns stay raw.
+        rng: draws the actions.
     """
 
-    def __init__(self, envs: VectorEnv, n_steps: int, n_probs: int, clip_rewards: bool) -> None:
+    def __init__(
+        self, envs: VectorEnv, n_steps: int, n_probs: int, clip_rewards: bool, rng: torch.Generator
+    ) -> None:
         self.envs = envs
         self.n_steps = n_steps
+        self.rng = rng
         self.clip_rewards = clip_rewards
         steps = (n_steps, envs.n_envs)
         space = envs.observation_space
@@ -62,7 +67,7 @@ class Collector:
         final_index: list[tuple[int, int]] = []
         ended: list[Ended] = []
         for t in range(self.n_steps):
-            self._actions[t], self._behaviour[t] = act(observations[t])
+            self._actions[t], self._behaviour[t] = act(observations[t], self.rng)
             step = self.envs.step(self._actions[t].numpy())
             self._observations[t + 1] = step.obs
             self._rewards[t] = step.reward
@@ -90,10 +95,24 @@ class Collector:
         return rollout, ended
 
     def state_dict(self) -> dict[str, Any]:
-        """The environments, by their journals."""
-        return {"envs": self.envs.state_dict(), "reset": self._reset[-1].copy()}
+        """The environments, by their journals, and the generator."""
+        return {
+            "envs": self.envs.state_dict(),
+            "reset": self._reset[-1].copy(),
+            "rng": self.rng.get_state(),
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Bring the environments to where they were; raises what their journal raises."""
-        self._observations[-1] = self.envs.load_state_dict(state["envs"])
-        self._reset[-1] = state["reset"]
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Bring the environments to where they were.
+
+        Returns:
+            False if they cannot be replayed, and have begun new episodes instead.
+        """
+        self.rng.set_state(state["rng"])
+        try:
+            self._observations[-1] = self.envs.load_state_dict(state["envs"])
+            self._reset[-1] = state["reset"]
+        except ReplayMismatch:
+            self.reset()
+            return False
+        return True

@@ -76,7 +76,8 @@ class ReplayMemory:
         entry, begin = self.end, self.end * self.n_steps
         stacks = rollout.observations if self.frame_stack > 1 else rollout.observations[:, :, None]
         if entry == 0:
-            self._frames[self._rows(begin - self.frame_stack + 1, begin + 1)] = stacks[0].movedim(1, 0)
+            head = self._rows(begin - self.frame_stack + 1, begin + 1)
+            self._frames[head] = stacks[0].movedim(1, 0)
             self._reset[begin] = rollout.reset[0]
         rows = self._rows(begin + 1, begin + self.n_steps + 1)
         self._frames[rows] = stacks[1:, :, -1]
@@ -100,11 +101,12 @@ class ReplayMemory:
     def read(self, entries: Tensor) -> Rollout:
         """The segment with the number `entries[b]` of each environment `b`, as one batch."""
         envs = torch.arange(self.n_envs)
-        frames = entries * self.n_steps + torch.arange(self.n_steps + 1).unsqueeze(1)
+        numbers = entries * self.n_steps + torch.arange(self.n_steps + 1).unsqueeze(1)
         back = torch.arange(self.frame_stack - 1, -1, -1)
         # [T + 1, B, S]: where each frame of each stack lies, the oldest first.
-        cells = (frames.unsqueeze(-1) - back) % self._ring * self.n_envs + envs.unsqueeze(-1)
-        stacks = self._frames.flatten(0, 1).index_select(0, cells.flatten()).unflatten(0, cells.shape)
+        cells = (numbers.unsqueeze(-1) - back) % self._ring * self.n_envs + envs.unsqueeze(-1)
+        frames = self._frames.flatten(0, 1)
+        stacks = frames.index_select(0, cells.flatten()).view(*cells.shape, *frames.shape[1:])
         reset = self._reset.flatten()[cells]
         if self.frame_stack == 1:
             stacks = stacks.squeeze(2)
@@ -146,8 +148,8 @@ class ReplayMemory:
         by_entry = (stop - start, self.n_steps)
         slots = torch.arange(start, stop) % self.slots
         return {
-            "frames": self._frames[rows].unflatten(0, by_entry),
-            "reset": self._reset[rows].unflatten(0, by_entry),
+            "frames": self._frames[rows].view(*by_entry, *self._frames.shape[1:]),
+            "reset": self._reset[rows].view(*by_entry, -1),
             **{name: kept[slots] for name, kept in self._steps.items()},
         }
 
@@ -184,4 +186,3 @@ class ReplayMemory:
             int(entry): (final["index"], final["observations"])
             for entry, final in state["finals"].items()
         }
-

@@ -7,11 +7,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlrun.policies.base import Policy
 from rlrun.policies.layers import ImageFeatures, conv, linear
 from rlrun.schema import PositiveInt
 
 
-class CnnPolicy(nn.Module):
+class CnnPolicy(Policy):
     """Three convolutions and a layer of features, shared by all heads.
 
     Args:
@@ -33,8 +34,8 @@ class CnnPolicy(nn.Module):
         features: PositiveInt = 512,
     ) -> None:
         super().__init__()
-        self.features = ImageFeatures(observation_space)
-        channels, height, width = self.features.shape
+        self.features = images = ImageFeatures(observation_space)
+        channels, height, width = images.shape
         for kernel, stride in ((8, 4), (4, 2), (3, 1)):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         self.trunk = nn.Sequential(
@@ -47,7 +48,8 @@ class CnnPolicy(nn.Module):
             nn.Flatten(),
             linear(64 * height * width, features, math.sqrt(2), generator),
             nn.ReLU(),
-        ).to(memory_format=torch.channels_last)
+        )
+        self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heads = nn.ModuleDict(
             {name: linear(features, outputs, 0.01, generator) for name, outputs in heads.items()}
         )

@@ -14,14 +14,15 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
     """A linear layer with an orthogonal weight of the given gain and a zero bias."""
-    return _orthogonal(nn.utils.skip_init(nn.Linear, inputs, outputs), gain, generator)
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    return _orthogonal(layer, gain, generator)
 
 
 def conv(
     inputs: int, outputs: int, kernel: int, stride: int, generator: torch.Generator
 ) -> nn.Conv2d:
     """A convolution before a ReLU, with an orthogonal weight and a zero bias."""
-    layer = nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, stride)
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, device="meta").to_empty(device="cpu")
     return _orthogonal(layer, math.sqrt(2), generator)
 
 
@@ -86,8 +87,8 @@ class ImageFeatures(nn.Module):
             shape = (shape[2], *shape[:2])
         if min(shape[1:]) < self.SMALLEST:
             raise UserError(
-                f"policy=cnn needs pictures of at least {self.SMALLEST}x{self.SMALLEST} pixels, and "
-                f"this environment's have {shape[1]}x{shape[2]}. Enlarge them with "
+                f"policy=cnn needs pictures of at least {self.SMALLEST}x{self.SMALLEST} pixels, "
+                f"and this environment's have {shape[1]}x{shape[2]}. Enlarge them with "
                 f"gymnasium.wrappers.ResizeObservation, or use policy=mlp."
             )
         self.shape = shape

@@ -9,13 +9,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlrun.policies.base import Policy
 from rlrun.policies.layers import VectorFeatures, linear
 from rlrun.schema import PositiveInt
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 
 
-class MlpPolicy(nn.Module):
+class MlpPolicy(Policy):
     """Separate towers, so that actor and critic share no weights.
 
     Args:
@@ -39,13 +40,16 @@ class MlpPolicy(nn.Module):
         activation: Literal["tanh", "relu", "elu"] = "tanh",
     ) -> None:
         super().__init__()
-        self.features = VectorFeatures(observation_space)
+        self.features = vectors = VectorFeatures(observation_space)
         self.towers = nn.ModuleDict()
         for name, outputs in heads.items():
             layers: list[nn.Module] = []
-            for inputs, width in itertools.pairwise([self.features.size, *hidden]):
-                layers += [linear(inputs, width, math.sqrt(2), generator), ACTIVATIONS[activation]()]
-            last = hidden[-1] if hidden else self.features.size
+            for inputs, width in itertools.pairwise([vectors.size, *hidden]):
+                layers += [
+                    linear(inputs, width, math.sqrt(2), generator),
+                    ACTIVATIONS[activation](),
+                ]
+            last = hidden[-1] if hidden else vectors.size
             self.towers[name] = nn.Sequential(*layers, linear(last, outputs, 0.01, generator))
 
     def head(self, name: str, features: Tensor) -> Tensor:

@@ -1,0 +1,79 @@
+"""The composition root: from a checked config to the parts of a run."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlrun import config as configs
+from rlrun.algorithms.base import Algorithm
+from rlrun.data.collector import Collector
+from rlrun.envs import VectorEnv, make_vec
+from rlrun.policies.base import Policy
+from rlrun.run.rng import generator, stream_seed
+from rlrun.schema import UserError
+
+
+@dataclass
+class Parts:
+    """What learns and what acts."""
+
+    algorithm: Algorithm
+    collector: Collector
+    device: torch.device
+
+
+def assemble(config: Mapping[str, Any]) -> Parts:
+    """Build environments, policy, algorithm and collector; nothing is written or reset.
+
+    Raises:
+        UserError: they do not fit each other.
+    """
+    seed, device = config["seed"], choose_device(config["device"])
+    envs = make_envs(config, "env", config["env"]["n_envs"])
+    try:
+        make_algorithm = configs.instantiate(config["algo"], "algo")
+        heads = make_algorithm.func.heads(envs.action_space)  # type: ignore[attr-defined]
+        make_policy = configs.instantiate(config["policy"], "policy")
+        policy: Policy = make_policy(envs.observation_space, heads, generator(seed, "init"))
+        lr_schedule = configs.instantiate(config["lr_schedule"], "lr_schedule")
+        algorithm: Algorithm = make_algorithm(
+            policy.to(device), envs, generator(seed, "replay"), lr_schedule
+        )
+        clip, rng = config["env"]["clip_rewards"], generator(seed, "action")
+        collector = Collector(envs, algorithm.n_steps, heads["policy"], clip, rng)
+    except BaseException:
+        envs.close()
+        raise
+    return Parts(algorithm, collector, device)
+
+
+def make_envs(config: Mapping[str, Any], stream: str, n_envs: int) -> VectorEnv:
+    """Environments of the run whose episodes are seeded by the named stream."""
+    env = config["env"]
+    return make_vec(env["id"], n_envs, stream_seed(config["seed"], stream), env["kwargs"])
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {name} is not to be had here; use device=cpu") from error
+
+
+def set_threads(threads: int | None, envs: VectorEnv) -> None:
+    """Threads of PyTorch: as many as asked for; else all cores for pictures, one for vectors.
+
+    Work as small as that of vectors loses more by handing it to threads than it gains.
+    """
+    pictures = len(envs.observation_space.shape or ()) >= 2
+    torch.set_num_threads(threads or (len(os.sched_getaffinity(0)) if pictures else 1))

@@ -1,0 +1,313 @@
+"""The training loop: collect, learn, and what is due between two updates.
+
+The loop knows no algorithm. Its named parts are the checkpoint; watching (logs, evaluation,
+checkpoints, the screen) draws on no generator of the training and changes none of its state.
+"""
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from rlrun.algorithms.base import Algorithm
+from rlrun.data.collector import Collector
+from rlrun.run.checkpoint import Checkpointer
+from rlrun.run.evaluate import Evaluation
+from rlrun.run.logs import EpisodeLog, MetricsLog
+from rlrun.run.signals import StopRequest
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 100  # episodes over which the return of the training is averaged
+WARM_UP = 2  # updates left out of the speed, for first calls allocate and compile
+
+
+class Screen(Protocol):
+    """Where the progress is shown."""
+
+    def update(
+        self,
+        step: int,
+        steps_per_second: float,
+        metrics: Mapping[str, float],
+        return_mean: float | None,
+        length_mean: float | None,
+    ) -> None:
+        """Called after every update, with the metrics of the last logged one."""
+
+    def evaluation(self, step: int, mean: float, std: float, episodes: int) -> None:
+        """Called after every evaluation."""
+
+
+class View(Protocol):
+    """Another place for metrics."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take one row."""
+
+
+class Trainer:
+    """One training. Owns the counters, the window of recent returns, and the best evaluation.
+
+    Args:
+        algorithm: learns.
+        collector: acts.
+        total_timesteps: environment steps over all environments; the last segment may overshoot.
+        log_interval: updates from one logged row to the next.
+        evaluate: plays the evaluation episodes; returns None if it was stopped. None itself for
+            no evaluation.
+        evaluate_every: environment steps between evaluations; None for only one at the end.
+        save_every: environment steps between checkpoints; None for not by steps.
+        save_every_seconds: None for not by time.
+        checkpointer, metrics_log, episode_log, evaluation_log: where things go.
+        stop: asked between updates.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        collector: Collector,
+        *,
+        total_timesteps: int,
+        log_interval: int,
+        evaluate: Callable[[], Evaluation | None] | None,
+        evaluate_every: int | None,
+        save_every: int | None,
+        save_every_seconds: float | None,
+        checkpointer: Checkpointer,
+        metrics_log: MetricsLog,
+        episode_log: EpisodeLog,
+        evaluation_log: MetricsLog,
+        stop: StopRequest,
+    ) -> None:
+        self.algorithm = algorithm
+        self.collector = collector
+        self.total_timesteps = total_timesteps
+        self.log_interval = log_interval
+        self.evaluate = evaluate
+        self.evaluate_every = evaluate_every
+        self.save_every = save_every
+        self.save_every_seconds = save_every_seconds
+        self.checkpointer = checkpointer
+        self.metrics_log = metrics_log
+        self.episode_log = episode_log
+        self.evaluation_log = evaluation_log
+        self.stop = stop
+
+        self.step = 0
+        self.updates = 0
+        self.episodes = 0
+        self.returns: deque[float] = deque(maxlen=WINDOW)
+        self.lengths: deque[int] = deque(maxlen=WINDOW)
+        self.best_return = float("-inf")
+        self.evaluated_at = 0
+        self.last_evaluation: dict[str, Any] | None = None
+        self.seconds_before = 0.0  # spent by earlier processes of this run
+        # Of the loop, evaluations and the first updates of each process left out.
+        self.timed_steps = 0
+        self.timed_seconds = 0.0
+
+    def begin(self) -> None:
+        """Start from nothing: first episodes, empty logs."""
+        self.collector.reset()
+        for log in self._logs().values():
+            log.rewind(0)
+
+    def run(self, screen: Screen, views: Sequence[View]) -> bool:
+        """Train until the steps are done or a stop is requested, then save.
+
+        Args:
+            screen: shows the progress.
+            views: take every logged row, beside the files.
+
+        Returns:
+            Whether the training is finished.
+
+        Raises:
+            NonFiniteUpdate: the algorithm broke down; the last checkpoint is intact.
+            OSError: the last checkpoint could not be written.
+        """
+        self.screen, self.views = screen, views
+        self._started = time.monotonic()
+        self._shown: dict[str, float] = {}
+        self._schedule_saves()
+        warm_up = WARM_UP
+        while True:
+            if self._evaluation_is_due():
+                self._evaluate()
+            if self.stop or self.step >= self.total_timesteps:
+                break
+            begin = time.perf_counter()
+            self._save_if_due()
+            self._iterate()
+            if warm_up:
+                warm_up -= 1
+            else:
+                self.timed_steps += self.collector.n_steps * self.collector.envs.n_envs
+                self.timed_seconds += time.perf_counter() - begin
+        self._save(best=False)
+        return self.step >= self.total_timesteps and not self._evaluation_is_due()
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps over the seconds of the loop; 0 before it is known."""
+        return self.timed_steps / self.timed_seconds if self.timed_seconds else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds spent on this run, by all its processes."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def _iterate(self) -> None:
+        """Collect one segment and learn from it."""
+        rollout, ended = self.collector.collect(self.algorithm.act)
+        for offset, episode in ended:
+            self.episodes += 1
+            self.returns.append(episode.ret)
+            self.lengths.append(episode.length)
+            self.episode_log.write(
+                self.step + offset, episode.env, episode.ret, episode.length, self.seconds
+            )
+        self.step += rollout.actions.numel()
+        self.updates += 1
+        log = self.updates % self.log_interval == 0
+        learnt = self.algorithm.update(rollout, self.step / self.total_timesteps, log)
+        return_mean, length_mean = self._recent()
+        if log:
+            metrics: dict[str, float] = {"train/episodes": self.episodes}
+            if return_mean is not None and length_mean is not None:
+                metrics |= {"train/return_mean": return_mean, "train/length_mean": length_mean}
+            metrics |= learnt
+            metrics["time/seconds"] = self.seconds
+            metrics["time/steps_per_second"] = self.steps_per_second
+            self.metrics_log.write(self.step, metrics)
+            self._view(metrics)
+            self._shown = metrics
+        self.screen.update(self.step, self.steps_per_second, self._shown, return_mean, length_mean)
+
+    def _view(self, metrics: Mapping[str, float]) -> None:
+        for view in self.views:
+            view.write(self.step, metrics)
+
+    def _recent(self) -> tuple[float | None, float | None]:
+        """Mean return and length of the last episodes; None before the first has ended."""
+        if not self.returns:
+            return None, None
+        return sum(self.returns) / len(self.returns), sum(self.lengths) / len(self.lengths)
+
+    def _evaluation_is_due(self) -> bool:
+        if self.evaluate is None or self.evaluated_at == self.step:
+            return False
+        if self.step >= self.total_timesteps:
+            return True
+        every = self.evaluate_every
+        return every is not None and self.step // every > self.evaluated_at // every
+
+    def _evaluate(self) -> None:
+        """Play the evaluation episodes; a stop leaves them due, for the resumed run to play."""
+        assert self.evaluate is not None
+        evaluation = self.evaluate()
+        if evaluation is None:
+            return
+        self.evaluated_at = self.step
+        self.last_evaluation = {"step": self.step, **evaluation.to_json()}
+        mean, std, episodes = evaluation.mean, evaluation.std, len(evaluation.returns)
+        row = {"return_mean": mean, "return_std": std, "episodes": episodes}
+        self.evaluation_log.write(self.step, row)
+        self._view({"eval/return_mean": mean, "eval/return_std": std})
+        self.screen.evaluation(self.step, mean, std, episodes)
+        if mean > self.best_return:
+            self.best_return = mean
+            self._try_to_save(best=True)
+
+    def _schedule_saves(self) -> None:
+        """Set when the next checkpoint is due, by steps and by time."""
+        every, seconds = self.save_every, self.save_every_seconds
+        self._save_at_step = math.inf if every is None else (self.step // every + 1) * every
+        self._save_at_time = math.inf if seconds is None else time.monotonic() + seconds
+
+    def _save_if_due(self) -> None:
+        if self.step >= self._save_at_step or time.monotonic() >= self._save_at_time:
+            self._try_to_save(best=False)
+
+    def _try_to_save(self, best: bool) -> None:
+        """Save; if the disk fails, training goes on and the next checkpoint tries again."""
+        try:
+            self._save(best)
+        except OSError as error:
+            logger.warning("no checkpoint at step %d, will retry: %s", self.step, error)
+        self._schedule_saves()
+
+    def _save(self, best: bool) -> None:
+        memory = self.algorithm.memory
+        self.checkpointer.save(self.step, self.state_dict(), memory, best=best, meta={})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "algorithm": self.algorithm.state_dict(),
+            "collector": self.collector.state_dict(),
+            "trainer": {
+                "step": self.step,
+                "updates": self.updates,
+                "episodes": self.episodes,
+                "returns": list(self.returns),
+                "lengths": list(self.lengths),
+                "best_return": self.best_return,
+                "evaluated_at": self.evaluated_at,
+                "last_evaluation": self.last_evaluation,
+                "seconds": self.seconds,
+                "timed_steps": self.timed_steps,
+                "timed_seconds": self.timed_seconds,
+            },
+            "logs": {name: log.offset for name, log in self._logs().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Take over what `state_dict` gave; the logs are cut to where they were then.
+
+        Returns:
+            Whether the environments are where they were. If they cannot be replayed, all of them
+            begin new episodes.
+        """
+        self.algorithm.load_state_dict(state["algorithm"])
+        exact = self.collector.load_state_dict(state["collector"])
+        kept = state["trainer"]
+        self.step = kept["step"]
+        self.updates = kept["updates"]
+        self.episodes = kept["episodes"]
+        self.returns.extend(kept["returns"])
+        self.lengths.extend(kept["lengths"])
+        self.best_return = kept["best_return"]
+        self.evaluated_at = kept["evaluated_at"]
+        self.last_evaluation = kept["last_evaluation"]
+        self.seconds_before = kept["seconds"]
+        self.timed_steps = kept["timed_steps"]
+        self.timed_seconds = kept["timed_seconds"]
+        for name, log in self._logs().items():
+            log.rewind(state["logs"][name])
+        return exact
+
+    def result(self) -> dict[str, Any]:
+        """What came out, for `result.json`."""
+        return_mean, _ = self._recent()
+        return {
+            "step": self.step,
+            "steps_per_second": self.steps_per_second,
+            "eval": self.last_evaluation,
+            "train_return_last100": return_mean,
+        }
+
+    def close(self) -> None:
+        """Close the logs."""
+        for log in self._logs().values():
+            log.close()
+
+    def _logs(self) -> dict[str, MetricsLog | EpisodeLog]:
+        return {
+            "metrics": self.metrics_log,
+            "episodes": self.episode_log,
+            "evaluations": self.evaluation_log,
+        }

@@ -1,0 +1,318 @@
+"""The life of a run: begin, go on, stop, finish; and playing with what it has learnt."""
+
+import json
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlrun import config as configs
+from rlrun import stored
+from rlrun.algorithms.base import NonFiniteUpdate
+from rlrun.build import Parts, assemble, make_envs, set_threads
+from rlrun.envs import is_deterministic
+from rlrun.run import plots, provenance
+from rlrun.run.checkpoint import Checkpointer, NoIntactCheckpoint
+from rlrun.run.console import Screen, farewell, logging_to, say
+from rlrun.run.evaluate import Evaluation, evaluate_policy
+from rlrun.run.lock import NAME as LOCK
+from rlrun.run.lock import RunLock
+from rlrun.run.loggers import SafeView, run_title
+from rlrun.run.logs import EpisodeLog, MetricsLog
+from rlrun.run.rng import generator
+from rlrun.run.signals import StopRequest, stop_on_signals
+from rlrun.run.store import CheckpointError, remove, write_atomic
+from rlrun.run.trainer import Trainer
+from rlrun.schema import NonNegativeInt, PositiveInt, UserError
+
+logger = logging.getLogger(__name__)
+
+BROKE_DOWN, NOT_SAVED = 3, 4
+"""Exit codes of a training that failed: a non-finite update, a disk that takes no checkpoint."""
+
+EVALUATION_ENVS = 10  # played side by side
+
+
+def train(config: dict[str, Any], overrides: list[str]) -> int:
+    """Train in the config's own folder: begin, go on, or say that it is finished.
+
+    Args:
+        config: checked.
+        overrides: what the user typed, for the record.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: something has to be changed first; nothing has been written.
+    """
+    folder = configs.run_folder(config)
+    if not config["run"]["overwrite"] and (folder / "config.yaml").exists():
+        before = stored.load(folder / "config.yaml", config["run"]["trust"])
+        if configs.digest(before) != configs.digest(config):
+            now = configs.dotted(config)
+            differences = [
+                f"{key}={value!r} instead of {now.get(key)!r}"
+                for key, value in configs.dotted(before).items()
+                if not isinstance(value, Mapping) and now.get(key) != value
+            ]
+            raise UserError(
+                f"{folder} was resumed with other settings ({', '.join(differences)}). "
+                f"`rlrun resume {folder}` goes on with it, run.overwrite=true begins it anew."
+            )
+    return _run(config, overrides, folder)
+
+
+def resume(folder: Path, changes: list[str], trust: list[str]) -> int:
+    """Go on with the run in `folder`, with some of its settings changed.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: there is no run that can be read, or a change is not possible.
+    """
+    config = stored.load(folder / "config.yaml", trust)
+    return _run(configs.changed(config, changes), changes, folder)
+
+
+def evaluate(
+    folder: Path,
+    *,
+    checkpoint: str | int = "best",
+    episodes: PositiveInt = 100,
+    deterministic: bool = True,
+    seed: NonNegativeInt | None = None,
+    trust: list[str] | None = None,
+) -> int:
+    """Play whole episodes with a checkpoint of the run, and write `evaluation.json`.
+
+    Args:
+        folder: of the run.
+        checkpoint: `best` (the newest, if none has been evaluated), `last`, or a step.
+        episodes: how many.
+        deterministic: take the most probable actions instead of drawing them.
+        seed: of the episodes; None for the run's own, in a stream apart from the training's.
+        trust: packages that the stored config may name components of.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: there is no such run or checkpoint.
+    """
+    config = configs.check(stored.load(folder / "config.yaml", trust or []))
+    if seed is not None:
+        config["seed"] = seed
+    checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
+    parts = assemble(config)
+    parts.collector.envs.close()
+    set_threads(config["threads"], parts.collector.envs)
+    try:
+        state, _ = checkpointer.load(_find(checkpointer, str(checkpoint)), None)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    parts.algorithm.load_state_dict(state["algorithm"])
+    with stop_on_signals() as stop, logging_to(None):
+        played = _play(config, parts, "evaluate", episodes, deterministic, stop)
+    if played is None:
+        return stop.exit_code
+    step = state["trainer"]["step"]
+    result = {"step": step, **played.to_json()}
+    write_atomic(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    how = "deterministic" if deterministic else "stochastic"
+    say(
+        f"{config['env']['id']} after {step:,} steps: return {played.mean:.2f} "
+        f"+- {played.std:.2f} over {episodes} episodes, {how}"
+    )
+    return 0
+
+
+def _find(checkpointer: Checkpointer, name: str) -> Path:
+    """The checkpoint that is meant by `best`, `last` or a step."""
+    if name == "best":
+        path = checkpointer.best() or checkpointer.latest()
+    elif name == "last":
+        path = checkpointer.latest()
+    else:
+        steps = {p.name.removeprefix("step-").lstrip("0"): p for p in checkpointer.paths()}
+        if name.lstrip("0") not in steps:
+            known = ", ".join(["best", "last", *steps])
+            raise UserError(f"checkpoint: there is no {name!r}; allowed: {known}")
+        path = steps[name.lstrip("0")]
+    if path is None:
+        raise UserError("the run has no checkpoint yet; `rlrun resume` goes on with it")
+    return path
+
+
+def _play(
+    config: Mapping[str, Any],
+    parts: Parts,
+    stream: str,
+    episodes: int,
+    deterministic: bool,
+    stop: StopRequest,
+) -> Evaluation | None:
+    envs = make_envs(config, stream, min(EVALUATION_ENVS, episodes))
+    rng = generator(config["seed"], stream)
+    return evaluate_policy(parts.algorithm, envs, episodes, deterministic, rng, stop)
+
+
+def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
+    """Take the run in hand, train, and leave its result."""
+    parts = assemble(config)
+    envs = parts.collector.envs
+    with ExitStack() as stack:
+        stack.callback(envs.close)
+        set_threads(config["threads"], envs)
+        stack.enter_context(RunLock(folder))
+        if config["run"]["overwrite"]:
+            _clear(folder)
+        checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
+        try:
+            latest = checkpointer.latest()
+        except NoIntactCheckpoint as error:
+            raise UserError(f"{error}; run.overwrite=true begins the run anew") from error
+        if latest is not None and _is_finished(folder, config):
+            say(
+                f"{folder} is finished. `rlrun resume {folder} total_timesteps=N` goes on with "
+                f"it, run.overwrite=true begins it anew."
+            )
+            return 0
+        stop = stack.enter_context(stop_on_signals())
+        stack.enter_context(logging_to(folder))
+        trainer = _trainer(config, parts, checkpointer, folder, stop)
+        stack.callback(trainer.close)
+        if latest is None:
+            exact = is_deterministic(config["env"]["id"], config["env"]["kwargs"])
+            trainer.begin()
+            write_atomic(folder / "overrides.yaml", yaml.safe_dump(overrides))
+        else:
+            state, _ = checkpointer.load(latest, parts.algorithm.memory)
+            exact = trainer.load_state_dict(state)
+        manifest = provenance.begin(
+            folder,
+            seed=config["seed"],
+            step=trainer.step,
+            overrides=overrides,
+            device=parts.device,
+            exact=exact,
+        )
+        write_atomic(folder / "config.yaml", stored.dump(config))
+        return _train(config, folder, trainer, manifest, stop)
+
+
+def _clear(folder: Path) -> None:
+    for child in folder.iterdir():
+        if child.name != LOCK:
+            remove(child)
+
+
+def _is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return False
+    finished: bool = result["status"] == "finished" and result["step"] >= config["total_timesteps"]
+    return finished
+
+
+def _trainer(
+    config: Mapping[str, Any],
+    parts: Parts,
+    checkpointer: Checkpointer,
+    folder: Path,
+    stop: StopRequest,
+) -> Trainer:
+    saving, evaluation = config["checkpoint"], config["eval"]
+    episodes, deterministic = evaluation["episodes"], evaluation["deterministic"]
+
+    def play() -> Evaluation | None:
+        return _play(config, parts, "eval", episodes, deterministic, stop)
+
+    minutes = saving["every_minutes"]
+    return Trainer(
+        parts.algorithm,
+        parts.collector,
+        total_timesteps=config["total_timesteps"],
+        log_interval=config["log_interval"],
+        evaluate=play if episodes else None,
+        evaluate_every=evaluation["every_steps"],
+        save_every=saving["every_steps"],
+        save_every_seconds=None if minutes is None else 60.0 * minutes,
+        checkpointer=checkpointer,
+        metrics_log=MetricsLog(folder),
+        episode_log=EpisodeLog(folder),
+        evaluation_log=MetricsLog(folder, "evaluations.jsonl"),
+        stop=stop,
+    )
+
+
+def _train(
+    config: Mapping[str, Any],
+    folder: Path,
+    trainer: Trainer,
+    manifest: Mapping[str, Any],
+    stop: StopRequest,
+) -> int:
+    """Run the loop with everything that watches it, and tell how it ended."""
+    views = []
+    if config["logger"]:
+        views.append(SafeView(configs.instantiate(config["logger"], "logger")()))
+    for view in views:
+        view.start(folder, manifest["id"], config, trainer.step)
+    for reason in manifest["reasons"]:
+        logger.warning("Not exact, only approximate: %s", reason)
+    algorithm, env, seed = run_title(config)
+    here = manifest["parts"][-1]
+    details = {
+        "seed": seed,
+        "folder": str(folder),
+        "envs": f"{config['env']['n_envs']} in parallel",
+        "device": f"{here['device']}, {here['threads']} threads",
+        "resume": manifest["grade"],
+    }
+    screen = Screen(f"{algorithm} on {env}", details, config["total_timesteps"], trainer.step)
+    status, reason, code = "failed", None, 1
+    try:
+        with screen:
+            finished = trainer.run(screen, views)
+        status, code = ("finished", 0) if finished else ("stopped", stop.exit_code)
+    except NonFiniteUpdate as error:
+        reason, code = str(error), BROKE_DOWN
+    except OSError as error:
+        reason, code = f"no checkpoint could be saved: {error}", NOT_SAVED
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        for view in views:
+            view.close(code)
+        result = trainer.result() | {"status": status, "reason": reason}
+        write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    if reason:
+        logger.error("%s", reason)
+    plots.learning_curve(folder)
+    farewell(folder, result, _next_commands(folder, status))
+    return code
+
+
+def _next_commands(folder: Path, status: str) -> list[tuple[str, str]]:
+    """Three things to try next."""
+    rlrun = "rlrun" if shutil.which("rlrun") else os.path.relpath(sys.argv[0])
+    run = shlex.quote(str(folder))
+    if status != "finished":
+        return [(f"{rlrun} resume {run}", "go on where it stopped, bit for bit")]
+    tensorboard = str(Path(rlrun).with_name("tensorboard"))
+    return [
+        (f"{rlrun} evaluate {run} deterministic=false", "play 100 episodes with sampled actions"),
+        (f"{tensorboard} --logdir {run}", "look at all curves in the browser"),
+        (f"{rlrun} env=PongNoFrameskip-v4", "learn a game from its picture (hours on a CPU)"),
+    ]

@@ -1,0 +1,300 @@
+"""One update of ACER against the losses of the paper, and the bookkeeping around it."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from rlrun.algorithms.acer import ACER
+from rlrun.algorithms.base import NonFiniteUpdate
+from rlrun.data.rollout import Rollout
+from rlrun.functional import schedules
+from rlrun.policies.mlp import MlpPolicy
+from rlrun.run.rng import generator
+from rlrun.schema import UserError, problems
+
+ENVS, STEPS, ACTIONS, FEATURES = 3, 5, 4, 6
+
+
+def make(seed=0, **settings):
+    # Exact comparisons want float64; the memory stores float32.
+    dtype = torch.float32 if settings.get("replay_ratio") else torch.float64
+    space = spaces.Box(-np.inf, np.inf, (FEATURES,), np.float32)
+    envs = SimpleNamespace(
+        n_envs=ENVS,
+        observation_space=space,
+        action_space=spaces.Discrete(ACTIONS),
+        frame_stack=1,
+    )
+    heads = ACER.heads(envs.action_space)
+    policy = MlpPolicy(space, heads, generator(seed, "init"), hidden=[8])
+    for parameter in policy.parameters():  # far from uniform, so that everything matters
+        noise = torch.randn(parameter.shape, generator=generator(seed, parameter.shape.__repr__()))
+        parameter.data.add_(0.5 * noise)
+    settings = {
+        "n_steps": STEPS,
+        "replay_ratio": 0.0,
+        "buffer_size": 40,
+        "replay_start": 0,
+    } | settings
+    algorithm = ACER(policy.to(dtype), envs, generator(seed, "replay"), **settings)
+    noise = torch.Generator().manual_seed(seed + 1)
+    for parameter in algorithm.average_parameters:
+        parameter.add_(0.5 * torch.randn(parameter.shape, generator=noise, dtype=dtype))
+    for network in (algorithm.policy, algorithm.average_policy):
+        network.features.register_forward_hook(lambda module, args, output: output.to(dtype))
+    return algorithm
+
+
+def segment(algorithm, seed=0, fresh=False):
+    dtype = algorithm.parameters[0].dtype
+    g = torch.Generator().manual_seed(seed)
+    observations = torch.randn(STEPS + 1, ENVS, FEATURES, generator=g)
+    behaviour = torch.randn(STEPS, ENVS, ACTIONS, generator=g, dtype=dtype).softmax(-1)
+    if fresh:
+        probs = algorithm.act(observations[:-1].flatten(0, 1), g)[1]
+        behaviour = probs.view(STEPS, ENVS, ACTIONS)
+    truncated = torch.zeros(STEPS, ENVS, dtype=torch.bool)
+    truncated[2, 1] = True
+    terminated = torch.zeros(STEPS, ENVS, dtype=torch.bool)
+    terminated[1, 0] = True
+    return Rollout(
+        observations=observations,
+        actions=torch.randint(ACTIONS, (STEPS, ENVS), generator=g),
+        rewards=torch.randn(STEPS, ENVS, generator=g, dtype=dtype),
+        behaviour=behaviour,
+        terminated=terminated,
+        truncated=truncated,
+        reset=torch.zeros(STEPS + 1, ENVS, dtype=torch.bool),
+        final_observations=torch.randn(1, FEATURES, generator=g),
+        final_index=torch.tensor([[2, 1]]),
+    )
+
+
+def gradients_of_update(algorithm, batch):
+    """Gradients that reach the optimiser in one update, by parameter."""
+    captured = []
+    algorithm.optimizer.step = lambda _: captured.extend(
+        p.grad.clone() for p in algorithm.parameters
+    )
+    algorithm.update(batch, 0.0, log=False)
+    return captured
+
+
+def gradients_by_hand(algorithm, batch, c=10.0, q_coef=0.5, ent_coef=0.01, gamma=0.99):
+    """Autograd of L_pi + q_coef L_Q - ent_coef H, with Retrace as a loop over single numbers."""
+    policy, eps = algorithm.policy, 1e-6
+
+    def outputs(observations):
+        logits, q = policy(policy.features(observations))
+        return logits.softmax(-1), q
+
+    f, q = outputs(batch.observations[:-1].flatten(0, 1))
+    f, q = f.view(STEPS, ENVS, ACTIONS), q.view(STEPS, ENVS, ACTIONS)
+    with torch.no_grad():
+        last_f, last_q = outputs(batch.observations[-1])
+        final_f, final_q = outputs(batch.final_observations)
+        v = (f * q).sum(-1)
+        rho = f / (batch.behaviour + eps)
+        q_ret = torch.empty(STEPS, ENVS, dtype=torch.float64)
+        for b in range(ENVS):
+            carry = (last_f[b] * last_q[b]).sum().item()
+            for t in reversed(range(STEPS)):
+                a = batch.actions[t, b]
+                if batch.terminated[t, b]:
+                    carry = 0.0
+                elif batch.truncated[t, b]:
+                    carry = (final_f[0] * final_q[0]).sum().item()
+                q_ret[t, b] = batch.rewards[t, b] + gamma * carry
+                trace = min(1.0, rho[t, b, a].item())
+                carry = trace * (q_ret[t, b] - q[t, b, a]).item() + v[t, b].item()
+        weight = (1 - c / rho).clamp(min=0) * f
+    taken = batch.actions.unsqueeze(-1)
+    log_f = (f + eps).log()
+    advantage = (q_ret - v).unsqueeze(-1)
+    truncated = log_f.gather(-1, taken) * rho.gather(-1, taken).clamp(max=c) * advantage
+    correction = (log_f * weight * (q.detach() - v.unsqueeze(-1))).sum(-1)
+    entropy = -(f * log_f).sum(-1).mean()
+    q_loss = 0.5 * (q_ret - q.gather(-1, taken).squeeze(-1)).square().mean()
+    loss = -truncated.mean() - correction.mean() + q_coef * q_loss - ent_coef * entropy
+    return torch.autograd.grad(loss, algorithm.parameters)
+
+
+@pytest.mark.parametrize("c", [0.5, 10.0])
+@pytest.mark.parametrize("settings", [{"trust_region": False}, {"delta": float("inf")}])
+def test_gradients_without_a_binding_trust_region_are_those_of_the_loss(settings, c):
+    algorithm = make(max_grad_norm=None, correction_term=c, **settings)
+    batch = segment(algorithm)
+    by_hand = gradients_by_hand(algorithm, batch, c=c)
+    torch.testing.assert_close(gradients_of_update(algorithm, batch), list(by_hand))
+
+
+def test_a_binding_trust_region_changes_the_policy_and_leaves_the_critic():
+    tight, loose = make(delta=0.0, max_grad_norm=None), make(trust_region=False, max_grad_norm=None)
+    batch = segment(tight)
+    names = [name for name, _ in tight.policy.named_parameters()]
+    changed = [
+        not torch.equal(a, b)
+        for a, b in zip(
+            gradients_of_update(tight, batch), gradients_of_update(loose, batch), strict=True
+        )
+    ]
+    assert {n for n, c in zip(names, changed, strict=True) if c} == {
+        name for name in names if name.startswith("towers.policy")
+    }
+
+
+@pytest.mark.parametrize("bound", [0.01, 10.0, None])
+def test_gradients_are_clipped_by_their_joint_norm(bound):
+    free, bounded = make(max_grad_norm=None), make(max_grad_norm=bound)
+    batch = segment(free)
+    before = torch.cat([g.flatten() for g in gradients_of_update(free, batch)])
+    after = torch.cat([g.flatten() for g in gradients_of_update(bounded, batch)])
+    scale = 1.0 if bound is None else min(1.0, bound / before.norm().item())
+    torch.testing.assert_close(after, before * scale, rtol=1e-4, atol=1e-12)
+
+
+def test_fresh_segments_have_ratio_one():
+    algorithm = make()
+    metrics = algorithm.update(segment(algorithm, fresh=True), 0.0, log=True)
+    assert metrics["importance/mean"] == pytest.approx(1.0, abs=1e-4)
+    assert metrics["importance/truncated_share"] == 0.0
+    assert metrics["loss/bias_correction"] == 0.0
+
+
+def test_average_policy_follows_every_gradient_step():
+    algorithm = make(replay_ratio=3.0, alpha=0.9)
+    expected = [p.clone() for p in algorithm.average_parameters]
+    steps = []
+    step = algorithm.optimizer.step
+
+    def spy(learning_rate):
+        step(learning_rate)
+        steps.append(learning_rate)
+        for mean, parameter in zip(expected, algorithm.parameters, strict=True):
+            mean.mul_(0.9).add_(0.1 * parameter.detach())
+
+    algorithm.optimizer.step = spy
+    for seed in range(6):
+        algorithm.update(segment(algorithm, seed), 0.0, log=False)
+    assert len(steps) > 12
+    torch.testing.assert_close(algorithm.average_parameters, expected)
+
+
+def test_average_of_a_policy_that_stands_still():
+    algorithm = make(alpha=0.99)
+    start = [p.clone() for p in algorithm.average_parameters]
+    algorithm.optimizer.step = lambda _: None
+    for seed in range(7):
+        algorithm.update(segment(algorithm, seed), 0.0, log=False)
+    for mean, first, theta in zip(
+        algorithm.average_parameters, start, algorithm.parameters, strict=True
+    ):
+        torch.testing.assert_close(mean, theta + 0.99**7 * (first - theta))
+
+
+def test_entropy_bonus_raises_entropy_when_nothing_else_matters():
+    algorithm = make(q_coef=0.0, ent_coef=0.1, trust_region=False, gamma=0.0)
+    for name, parameter in algorithm.policy.named_parameters():
+        if name.startswith("towers.q"):
+            parameter.data.zero_()
+    batch = segment(algorithm)
+    batch.rewards.zero_()
+    entropies = [algorithm.update(batch, 0.0, log=True)["policy/entropy"] for _ in range(30)]
+    assert entropies[-1] > entropies[0] + 1e-4
+
+
+def replays_per_update(algorithm, updates):
+    counts = []
+    learn = algorithm._learn
+    algorithm._learn = lambda *args: counts.append(1) or {}
+    batch = segment(algorithm)
+    per_update = []
+    for _ in range(updates):
+        before = len(counts)
+        algorithm.update(batch, 0.0, log=False)
+        per_update.append(len(counts) - before - 1)
+    algorithm._learn = learn
+    return per_update
+
+
+def test_replay_begins_when_the_memory_holds_replay_start_steps():
+    algorithm = make(replay_ratio=50.0, buffer_size=5000, replay_start=1000)
+    replays = replays_per_update(algorithm, 1000 // STEPS + 5)
+    assert not any(replays[: 1000 // STEPS - 1])
+    assert all(replays[1000 // STEPS - 1 :])
+
+
+def test_number_of_replays_is_poisson():
+    algorithm = make(replay_ratio=4.0)
+    counts = np.array(replays_per_update(algorithm, 3000))
+    assert counts.mean() == pytest.approx(4.0, abs=0.15)
+    assert counts.var() == pytest.approx(4.0, abs=0.4)
+    assert counts.min() == 0
+
+
+def test_without_replay_there_is_no_memory():
+    assert make(replay_ratio=0.0).memory is None
+
+
+def test_learning_rate_follows_the_schedule_and_is_logged_as_used():
+    algorithm = make(learning_rate=0.01)
+    algorithm.lr_schedule = schedules.middle_drop
+    metrics = algorithm.update(segment(algorithm), 0.5, log=True)
+    assert metrics["optim/learning_rate"] == pytest.approx(0.01 * 0.075)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    algorithm = make()
+    batch = segment(algorithm)
+    batch.rewards[0, 0] = float("nan")
+    before = copy.deepcopy(algorithm.state_dict())
+    with pytest.raises(NonFiniteUpdate, match="nan"):
+        algorithm.update(batch, 0.0, log=False)
+    for name in ("policy", "average_policy", "optimizer"):
+        for key, value in before[name].items():
+            assert torch.equal(value, algorithm.state_dict()[name][key])
+
+
+def test_asking_for_metrics_changes_nothing():
+    asked, silent = make(replay_ratio=2.0), make(replay_ratio=2.0)
+    for seed in range(5):
+        assert asked.update(segment(asked, seed), 0.1, log=True)
+        assert silent.update(segment(silent, seed), 0.1, log=False) == {}
+    for a, b in zip(asked.parameters, silent.parameters, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_state_dict_carries_everything_but_the_entries():
+    algorithm = make(replay_ratio=3.0)
+    for seed in range(4):
+        algorithm.update(segment(algorithm, seed), 0.0, log=False)
+    other = make(seed=9, replay_ratio=3.0)
+    assert not torch.equal(other.parameters[0], algorithm.parameters[0])
+    memory = algorithm.memory
+    entries = {k: v.clone() for k, v in memory.export(memory.first, memory.end).items()}
+    other.memory.restore(memory.first, memory.end, entries)
+    other.load_state_dict(copy.deepcopy(algorithm.state_dict()))
+    for seed in range(4, 8):
+        first = algorithm.update(segment(algorithm, seed), 0.0, log=True)
+        assert other.update(segment(other, seed), 0.0, log=True) == first
+    for a, b in zip(algorithm.parameters, other.parameters, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_conflicts_between_settings():
+    def wrong(**values):
+        return problems(ACER, values, partial=True)
+
+    assert not wrong(buffer_size=20, n_steps=20, replay_start=20)
+    assert "buffer_size" in wrong(buffer_size=19, n_steps=20)[0]
+    assert "replay_start" in wrong(buffer_size=100, replay_start=200)[0]
+    assert not wrong(buffer_size=19, n_steps=20, replay_ratio=0)
+
+
+def test_other_action_spaces_are_refused():
+    with pytest.raises(UserError, match="Discrete"):
+        ACER.heads(spaces.Box(-1, 1, (2,)))
