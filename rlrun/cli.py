@@ -194,7 +194,7 @@ class _Job:
         from omegaconf import OmegaConf
 
         hydra = HydraConfig.get()
-        overrides = list(hydra.overrides.task)
+        overrides = [str(word) for word in OmegaConf.to_container(hydra.overrides.task) or ()]
         try:
             from rlrun import config
 
@@ -272,7 +272,8 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
 
     node = OmegaConf.to_container(error.parent_node, resolve=False)
     assert isinstance(node, dict)
-    known = {str(name): value for name, value in node.items() if name != "hydra"}
+    hidden = ("hydra", "_target_", "_partial_")
+    known = {str(name): value for name, value in node.items() if name not in hidden}
     prefix, dot, name = str(error.full_key or error.key).rpartition(".")
     namesakes = [key for key in dotted(known) if key.endswith(f".{name}")]
     if namesakes:

@@ -37,7 +37,7 @@ MAY_CHANGE = (
 
 _INERT = ("seed", "logger", "checkpoint", "eval", "run", "log_interval")
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-_Device = Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")]
+_Device = Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda, cuda:N")]
 
 
 @dataclass(frozen=True)

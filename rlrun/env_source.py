@@ -21,7 +21,9 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from rlrun.config import config_folder
 from rlrun.schema import UserError
+from rlrun.usage import options
 
 _SCHEME = "gym"
 _ENV = re.compile(r"env/((?:[\w.]+:)?(?:[\w.-]+/)?[\w.-]+-v\d+|[\w.]+:[\w./-]+)")
@@ -41,8 +43,8 @@ class EnvSource(ConfigSource):
         return True
 
     def is_group(self, config_path: str) -> bool:
-        """Only `env` is listed here."""
-        return config_path.rstrip("/") in ("", "env")
+        """Listed here are `env`, and the experiments that are in folders, for completion."""
+        return config_path.rstrip("/") in ("", "env", "experiment")
 
     def is_config(self, config_path: str) -> bool:
         """Has it the form of an id? A misspelt one too: `load_config` says what is near to it."""
@@ -55,7 +57,11 @@ class EnvSource(ConfigSource):
         path = config_path.rstrip("/")
         if path == "":
             return [] if results_filter == ObjectType.CONFIG else ["env"]
-        if path != "env" or results_filter == ObjectType.GROUP:
+        if results_filter == ObjectType.GROUP:
+            return []
+        if path == "experiment":
+            return [name for name in options(path, [config_folder()]) if "/" in name]
+        if path != "env":
             return []
         words = sys.argv[1:]
         if {"-sc", "--shell-completion"} & set(words) or any("glob(" in word for word in words):

@@ -13,27 +13,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
-import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from rlrun.bounds import Matches as Matches
-from rlrun.bounds import Range as Range
-
-_WORDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    types.NoneType: "null",
-    list: "a list",
-    tuple: "a list",
-    dict: "a mapping from keys to values",
-    Any: "any value",
-}
+from rlrun.annotations import Matches as Matches
+from rlrun.annotations import Range as Range
+from rlrun.annotations import allowed, checkable, coerce, fits
 
 
 class UserError(Exception):
@@ -60,25 +47,42 @@ class Setting:
 @cache
 def settings(target: Callable[..., Any]) -> dict[str, Setting]:
     """Settings of a class or function, by name, in the order of its signature."""
+    factories = {}
     if is_dataclass(target):
-        hints = get_type_hints(target, include_extras=True)
         factories = {f.name: f.default_factory for f in fields(target)}
-    else:
-        function = target.__init__ if inspect.isclass(target) else target
+    found: dict[str, Setting] = {}
+    for function in _functions(target):
         hints = get_type_hints(function, include_extras=True)
-        factories = {}
-    found = {}
-    for name, parameter in inspect.signature(target).parameters.items():
-        if name not in hints or not _checkable(hints[name]):
-            continue
-        default = parameter.default
-        factory = factories.get(name, MISSING)
-        if factory is not MISSING:
-            default = factory()
-        elif default is inspect.Parameter.empty:
-            default = MISSING
-        found[name] = Setting(name, hints[name], default)
+        for name, parameter in inspect.signature(function).parameters.items():
+            named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if named and name in hints and name not in found and checkable(hints[name]):
+                default = parameter.default
+                factory = factories.get(name, MISSING)
+                if factory is not MISSING:
+                    default = factory()
+                elif default is inspect.Parameter.empty:
+                    default = MISSING
+                found[name] = Setting(name, hints[name], default)
     return found
+
+
+def _functions(target: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """What takes the arguments: a constructor that has `**kwargs` passes them on to its base."""
+    if not inspect.isclass(target):
+        return [target]
+    found = []
+    for base in target.__mro__[:-1]:
+        constructor = vars(base).get("__init__")
+        if constructor is not None:
+            found.append(constructor)
+            if not _takes_more(constructor):
+                break
+    return found
+
+
+def _takes_more(function: Callable[..., Any]) -> bool:
+    kinds = (p.kind for p in inspect.signature(function).parameters.values())
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def problems(
@@ -142,10 +146,15 @@ def coerced(target: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
     fit is left as it is for `problems` to report.
     """
     known = settings(target)
-    return {
-        name: _coerced(known[name].annotation, value) if name in known else value
-        for name, value in values.items()
-    }
+    new = dict(values)
+    for name, value in values.items():
+        if name in known:
+            annotation = known[name].annotation
+            if is_dataclass(annotation) and isinstance(value, Mapping):
+                new[name] = coerced(annotation, value)  # type: ignore[arg-type]
+            elif fits(annotation, fitting := coerce(annotation, value)):
+                new[name] = fitting
+    return new
 
 
 def unknown_key(name: str, known: Iterable[str], *, prefix: str = "") -> str:
@@ -168,123 +177,24 @@ def nearest(word: str, known: Iterable[str], n: int = 2) -> list[str]:
     return [folded[match] for match in close]
 
 
-def allowed(annotation: Any) -> str:
-    """What an annotation allows, in words: ``a whole number of at least 1, or null``."""
-    if is_dataclass(annotation):
-        return "keys " + ", ".join(settings(annotation))  # type: ignore[arg-type]
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        bounds = [str(extra) for extra in args[1:] if isinstance(extra, Range | Matches)]
-        return " ".join([allowed(args[0]), *bounds]).strip()
-    if origin is Literal:
-        return "one of " + ", ".join(str(option) for option in args)
-    if origin in (Union, types.UnionType):
-        return ", or ".join(allowed(option) for option in args)
-    if origin in (list, tuple):
-        if origin is list or (len(args) == 2 and args[1] is Ellipsis):
-            return f"a list, each item {allowed(args[0])}"
-        return "a list of " + ", ".join(allowed(item) for item in args)
-    if origin is dict:
-        return _WORDS[dict]
-    return _WORDS[annotation]
-
-
 def _unchecked(target: Callable[..., Any], name: str, value: Any) -> bool:
     """Is this a parameter that nothing is said about, or a component for a runtime object?
 
     Authors of a component of their own need not annotate it: what they leave open is accepted.
     """
-    parameters = inspect.signature(target).parameters
-    if name not in parameters:
-        return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    open_ = parameters[name].annotation is inspect.Parameter.empty
-    return open_ or (isinstance(value, Mapping) and "_target_" in value)
-
-
-def _checkable(annotation: Any) -> bool:
-    """Is this annotation made of the types that a setting may have?"""
-    if annotation in (None, *_WORDS) or is_dataclass(annotation):
-        return True
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _checkable(args[0])
-    if origin is Literal:
-        return True
-    if origin in (Union, types.UnionType):
-        return all(_checkable(option) for option in args)
-    if origin in (list, tuple, dict):
-        return all(item is Ellipsis or _checkable(item) for item in args)
-    return False
+    functions = _functions(target)
+    for function in functions:
+        parameter = inspect.signature(function).parameters.get(name)
+        if parameter is not None:
+            unannotated = parameter.annotation is inspect.Parameter.empty
+            return unannotated or (isinstance(value, Mapping) and "_target_" in value)
+    return bool(functions) and _takes_more(functions[-1])
 
 
 def _problems_of(annotation: Any, value: Any, key: str) -> list[str]:
     """Problems of one value; at most one message, except inside a tree of dataclasses."""
     if is_dataclass(annotation) and isinstance(value, Mapping):
         return problems(annotation, value, prefix=f"{key}.")  # type: ignore[arg-type]
-    if _fits(annotation, value):
+    if fits(annotation, value):
         return []
     return [f"{key}: {value!r} is not allowed; allowed: {allowed(annotation)}"]
-
-
-def _fits(annotation: Any, value: Any) -> bool:
-    """Is the value of this type and in its range? True and False are no numbers."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        bounds = [extra for extra in args[1:] if isinstance(extra, Range | Matches)]
-        return _fits(args[0], value) and (value is None or all(value in bound for bound in bounds))
-    if origin is Literal:
-        return any(type(value) is type(option) and value == option for option in args)
-    if origin in (Union, types.UnionType):
-        return any(_fits(option, value) for option in args)
-    if origin in (list, tuple) or annotation in (list, tuple):
-        return _fits_items(origin or annotation, args, value)
-    if origin is dict or annotation is dict:
-        return isinstance(value, Mapping) and all(
-            _fits(args[0], k) and _fits(args[1], v) for k, v in value.items() if args
-        )
-    if annotation is Any:
-        return True
-    if annotation is None:
-        return value is None
-    if annotation is float:
-        return _is_number(value, int | float) and math.isfinite(value)
-    if annotation is int:
-        return _is_number(value, int)
-    return not is_dataclass(annotation) and isinstance(value, annotation)
-
-
-def _fits_items(kind: Any, args: tuple[Any, ...], value: Any) -> bool:
-    """Do the items of a list or tuple fit? YAML has lists only, so a tuple may come as one."""
-    if not isinstance(value, list | tuple):
-        return False
-    if not args:
-        return True
-    if kind is list or (len(args) == 2 and args[1] is Ellipsis):
-        return all(_fits(args[0], item) for item in value)
-    return len(args) == len(value) and all(map(_fits, args, value))
-
-
-def _is_number(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _coerced(annotation: Any, value: Any) -> Any:
-    if is_dataclass(annotation) and isinstance(value, Mapping):
-        return coerced(annotation, value)  # type: ignore[arg-type]
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _coerced(args[0], value)
-    if origin in (Union, types.UnionType):
-        if any(_fits(option, value) and _coerced(option, value) is value for option in args):
-            return value
-        changed = (_coerced(option, value) for option in args)
-        return next((new for new in changed if new is not value), value)
-    if origin is list and isinstance(value, list) and args:
-        return [_coerced(args[0], item) for item in value]
-    if annotation is float and _is_number(value, int):
-        return float(value)
-    if annotation is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if annotation is str and _is_number(value, int):
-        return str(value)
-    return value

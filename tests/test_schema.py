@@ -178,6 +178,18 @@ def test_what_an_author_leaves_open_is_accepted() -> None:
     assert len(problems(Open, {"module": 3, "n": "x"})) == 2
 
 
+class Derived(Thing):
+    def __init__(self, *runtime: Runtime, floor: Fraction = 0.1, **more: Any) -> None: ...
+
+
+def test_a_constructor_that_passes_arguments_on_is_checked_like_its_base() -> None:
+    assert problems(Derived, FINE | {"floor": 0.5, "gamma": 0.5}) == []
+    assert len(problems(Derived, FINE | {"floor": 2, "gama": 0.5, "n_steps": 0})) == 3
+    assert problems(Derived, FINE | {"gamma": 1, "n_steps": 1}) == [
+        "gamma: 1 needs n_steps above 1"
+    ]
+
+
 def test_nearest_ignores_case() -> None:
     assert schema.nearest("GAMA", ["gamma", "delta"]) == ["gamma"]
     assert schema.nearest("qqq", ["gamma"]) == []
