@@ -142,7 +142,10 @@ def _is_number(value: Any, kind: Any) -> bool:
 
 
 def coerce(annotation: Any, value: Any) -> Any:
-    """A number in the type that the annotation asks for; whatever cannot be is left as it is."""
+    """A number in the type that the annotation asks for: 1e6 as an int, 1 as a float or a text.
+
+    Whatever cannot be is left as it is.
+    """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return coerce(args[0], value)

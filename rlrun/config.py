@@ -101,7 +101,7 @@ class Config:
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with every number in the type of its setting, if all of it is sound.
+    """The config with every setting, and every number in the type of its setting, if it is sound.
 
     Raises:
         UserError: all problems of the tree and of its components, each with the key to change.
@@ -116,7 +116,7 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
         found += _env_problems(config["env"]["id"])
     if found:
         raise UserError("\n".join(found))
-    return config
+    return schema.completed(Config, config)
 
 
 def _check_component(key: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -130,7 +130,7 @@ def _check_component(key: str, node: Mapping[str, Any]) -> tuple[dict[str, Any],
     values = {name: value for name, value in node.items() if name not in _OF_HYDRA}
     values = schema.coerced(target, values)
     found = schema.problems(target, values, partial=True, prefix=f"{key}.")
-    return {**node, **values}, found
+    return {**node, **schema.completed(target, values)}, found
 
 
 def _target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:

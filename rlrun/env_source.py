@@ -89,6 +89,8 @@ class EnvSource(ConfigSource):
     def _result(self, node: dict[str, Any], package: str) -> ConfigResult:
         # A fixed package: Hydra would mount env=ALE/Pong-v5 at env.ALE.
         config, header = OmegaConf.create(node), {"package": package}
+        if "kwargs" in config:
+            OmegaConf.set_struct(config.kwargs, False)  # open: env.kwargs.NAME=VALUE without a +
         return ConfigResult(self.provider, self.full_path(), config, dict(header))
 
 

@@ -157,6 +157,18 @@ def coerced(target: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
     return new
 
 
+def completed(target: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values and, for all others that have one, the default."""
+    new = dict(values)
+    for name, setting in settings(target).items():
+        annotation, default = setting.annotation, setting.default
+        if is_dataclass(annotation) and (name in new or default is not MISSING):
+            new[name] = completed(annotation, new.get(name, {}))  # type: ignore[arg-type]
+        elif name not in new and default is not MISSING:
+            new[name] = list(default) if isinstance(default, tuple) else default
+    return new
+
+
 def unknown_key(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Message for a key that does not exist, with the nearest known one or all of them."""
     known = list(known)

@@ -7,6 +7,7 @@ accepted, each in its own place, and those of packages that the user trusts by n
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +27,18 @@ _HOMES = {
 
 def dump(config: Mapping[str, Any]) -> str:
     """The text of a resolved config that `load` reads back, equal in every value."""
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    separate = json.loads(json.dumps(config))  # a list that stands twice would become a reference
+    text: str = yaml.safe_dump(separate, sort_keys=False, allow_unicode=True)
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without references, which could make a tree endless."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("references are refused")
+        return super().compose_node(parent, index)
 
 
 def load(path: Path, trust: Sequence[str]) -> dict[str, Any]:
@@ -41,8 +53,8 @@ def load(path: Path, trust: Sequence[str]) -> dict[str, Any]:
             not trusted; nothing of it has been imported then.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no YAML"
         raise UserError(f"{path.parent} is no run that can be read: {path}: {reason}") from error
     if not isinstance(config, dict):
