@@ -1,0 +1,397 @@
+import io
+import logging
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import textwrap
+import time
+from fcntl import ioctl
+from types import SimpleNamespace
+
+import pyte
+import pytest
+from rich.console import Console
+
+from rlrun.run import console, panel
+from rlrun.run.console import Screen, farewell, log_to
+
+METRICS = {
+    "train/return_mean": 87.25,
+    "loss/policy": -0.0123,
+    "loss/q": 2.345,
+    "loss/explained_variance": 0.5,
+    "trust_region/active_share": 0.125,
+    "importance/mean": float("nan"),
+    "replay/slots": 4000,
+    "time/steps_per_second": 8900.0,
+}
+
+
+class Clock:
+    """Stands for the module time."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(console, "time", clock)
+    return clock
+
+
+class Terminal:
+    """A terminal emulator that an in-process console writes to."""
+
+    def __init__(self, width, height):
+        self.display = pyte.HistoryScreen(width, height, history=1000)
+        self.stream = pyte.Stream(self.display)
+        self.console = Console(
+            file=io.StringIO(), force_terminal=True, highlight=False, markup=False, emoji=False
+        )
+        self.resize(width, height)
+
+    def resize(self, width, height):
+        self.console.size = (width, height)
+        self.display.resize(height, width)
+
+    def lines(self):
+        """Everything from the first line on, also what has scrolled out."""
+        file = self.console.file
+        self.stream.feed(file.getvalue().replace("\n", "\r\n"))
+        file.seek(0)
+        file.truncate()
+        columns = self.display.columns
+        old = ["".join(row[i].data for i in range(columns)) for row in self.display.history.top]
+        return [line.rstrip() for line in [*old, *self.display.display]]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    def make(width=80, height=30):
+        made = Terminal(width, height)
+        monkeypatch.setattr(console, "is_terminal", lambda: True)
+        monkeypatch.setattr(console, "console", lambda: made.console)
+        return made
+
+    return make
+
+
+def update(screen, step, return_mean=87.25):
+    screen.update(step, 8900.4, METRICS, return_mean, return_mean)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 40), (80, 24), (120, 30), (20, 50), (80, 8)])
+def test_live_screen_is_redrawn_in_place_and_leaves_no_remains(terminal, clock, width, height):
+    shown = terminal(width, height)
+    with Screen("ACER on X", {"folder": "a"}, 100_000) as screen:
+        for step in range(0, 64_001, 1000):
+            clock.now += 0.4
+            update(screen, step, None if step < 5000 else step / 1000)
+            if step == 32_000:
+                screen.note("a note")
+                print("a print")
+                screen.evaluation(step, 40.0, 2.0, 5)
+        during = shown.lines()
+        assert len(during) <= 3 + 2 + height
+    lines = shown.lines()
+    assert [line for line in lines if "ACER" in line] == ["ACER on X"]
+    for once in ("a note", "a print", "  progress", "  steps", "  evaluation", "policy"):
+        assert sum(line.startswith(once) or once == line.strip().split("  ")[0] for line in lines)
+        assert sum(once in line for line in lines) == 1, once
+    assert lines.index("a note") < next(i for i, x in enumerate(lines) if "progress" in x)
+    if width >= 80:
+        text = "\n".join(lines)
+        assert "64 %" in text
+        assert "64,000 of 100,000   8,900 per second   0:26 elapsed" in text
+        assert "left" not in text, "nothing is left to do when it has ended"
+        assert "return 40.0 ± 2.0   5 episodes   at step 32,000" in text
+        assert "active share         12.5 %" in text
+    assert console.sys.stdout is not shown.console.file
+
+
+def test_what_is_not_shown_above_stands_in_the_table():
+    status = panel.Status(100, 50, metrics=METRICS, return_mean=1.0, length_mean=2.0)
+    text = "\n".join("".join(t for t, _ in line) for line in panel.lines(status, 80))
+    for name in ("policy", "q", "explained variance", "active share", "mean", "slots"):
+        assert f"  {name} " in text
+    assert "nan" in text
+    assert "steps per second" not in text
+    assert "4,000" in text
+
+
+@pytest.mark.parametrize("width", [10, 33, 40, 79, 80, 81, 120, 300])
+def test_lines_fit_and_ascii_is_enough_where_there_is_no_more(width):
+    status = panel.Status(1000, 700, metrics=METRICS, return_mean=1.0, length_mean=2.0)
+    status.remember_return()
+    for line in panel.lines(status, width, unicode=False):
+        text = "".join(t for t, _ in line)
+        assert text.isascii()
+        assert len(text) < max(width, 35)  # the screen cuts what is wider than a tiny terminal
+
+
+def test_a_narrowed_terminal_keeps_no_remains(terminal, clock):
+    shown = terminal(100, 30)
+    with Screen("title", {}, 1000) as screen:
+        update(screen, 500)
+        shown.lines()
+        # A real terminal wraps the old lines when narrowed; the emulator is told what it shows.
+        old = screen._frame._lengths
+        wrapped = sum(max(1, -(-length // 50)) for length in old)
+        assert wrapped > len(old)
+        shown.resize(50, 60)
+        shown.display.reset()
+        shown.stream.feed("above\r\n" + "old\r\n" * wrapped)
+        clock.now += 1
+        update(screen, 600)
+    lines = shown.lines()
+    assert lines[0] == "above"
+    assert "old" not in lines
+
+
+def test_the_curve_stands_below_the_bar():
+    status = panel.Status(1000, 0)
+    for step in range(0, 501, 5):
+        status.step, status.return_mean = step, float(step)
+        status.remember_return()
+    bar, curve = ("".join(t for t, _ in line) for line in panel.lines(status, 80)[1:3])
+    assert bar.rstrip().endswith("50 %")
+    assert curve.rstrip().endswith("500.0")
+    assert "▁" in curve
+    assert "▅" in curve
+    assert len(curve.split("500.0")[0].rstrip()) == bar.rindex("━") + 1
+
+
+def test_updates_between_two_drawings_are_cheap(terminal, clock):
+    shown = terminal()
+    with Screen("title", {}, 10**6) as screen:
+        update(screen, 0)
+        size = shown.console.file.tell()
+        began = time.perf_counter()
+        for step in range(1000):
+            update(screen, step)
+        assert time.perf_counter() - began < 0.05
+        assert shown.console.file.tell() == size
+
+
+def test_the_last_metrics_stay_when_an_update_has_none(terminal, clock):
+    shown = terminal()
+    with Screen("title", {}, 1000) as screen:
+        update(screen, 1)
+        screen.update(2, 1.0, {}, None, None)
+    assert any("explained variance" in line for line in shown.lines())
+
+
+def test_a_lost_terminal_does_not_end_the_run(terminal, clock, monkeypatch):
+    shown = terminal()
+    before = sys.stdout
+
+    def lost(*_args):
+        raise OSError(5, "Input/output error")
+
+    with Screen("title", {}, 1000) as screen:
+        monkeypatch.setattr(shown.console, "file", SimpleNamespace(write=lost, flush=lost))
+        for step in range(5):
+            clock.now += 1
+            update(screen, step)
+            screen.note("a note")
+    assert sys.stdout is before
+
+
+def test_plain_lines_elsewhere(capsys, clock):
+    with Screen("ACER on X", {"folder": "a/b"}, 100_000, 0) as screen:
+        for step in range(0, 12_801, 100):
+            clock.now += 0.125
+            update(screen, step)
+        screen.evaluation(12_800, 40.0, 2.0, 5)
+        screen.note("a note")
+    assert capsys.readouterr().out.splitlines() == [
+        "ACER on X",
+        "  folder      a/b",
+        "step 700/100,000 (1 %)  return 87.2  8,900 steps/s  ETA 0:11",
+        "step 8,700/100,000 (9 %)  return 87.2  8,900 steps/s  ETA 0:10",
+        "evaluation at step 12,800: return 40.0 ± 2.0 over 5 episodes",
+        "a note",
+        "step 12,800/100,000 (13 %)  return 87.2  8,900 steps/s",
+    ]
+
+
+SCRIPT = textwrap.dedent(
+    """
+    import logging, sys, time
+    from pathlib import Path
+    from rlrun.run import console
+    from rlrun.run.console import Screen, farewell, log_to
+    with log_to(Path(sys.argv[1]) / "run.log"):
+        with Screen("ACER on X", {"folder": "a"}, 1000) as screen:
+            for step in range(0, 1001, 20):
+                screen.update(step, 100.0, {"loss/q": 1.0}, 3.0, 4.0)
+                time.sleep(0.01)
+            screen.evaluation(1000, 3.0, 1.0, 5)
+            logging.getLogger("rlrun.x").warning("careful")
+            screen.note("d\\u00e9j\\u00e0 vu")
+    result = {"status": "finished", "step": 1000, "steps_per_second": 99.0, "eval": None}
+    farewell(Path("a"), result, [("rlrun evaluate a", "Evaluate it")])
+    print("rich" in sys.modules)
+    """
+)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "SLURM_JOB_ID": "7"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["forced colours", "POSIX"],
+)
+def test_no_escape_codes_in_a_pipe(tmp_path, extra):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env={**os.environ, **extra},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b""
+    assert b"\x1b" not in done.stdout
+    assert b"\r" not in done.stdout
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "ACER on X"
+    assert "warning: careful" in lines
+    assert ("déjà vu" if "FORCE_COLOR" in extra else "d?j? vu") in lines
+    assert "step 1,000/1,000 (100 %)  return 3.0  100 steps/s" in lines
+    assert lines[-1] == "False", "rich is not needed here"
+    log = (tmp_path / "run.log").read_text()
+    assert log.endswith(" WARNING careful\n")
+
+
+def in_a_terminal(command, width, height, **extra):
+    """Output of a command in a pseudo terminal."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+    env = {k: v for k, v in os.environ.items() if k not in ("CI", "COLUMNS", "LINES")}
+    env |= {"TERM": "xterm-256color", **extra}
+    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # the child has closed its end
+            break
+        if not data:
+            break
+        output += data
+    os.close(ours)
+    assert child.wait() == 0, output.decode()
+    return output
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
+def test_a_real_terminal(tmp_path, locale):
+    flags = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if locale == "POSIX" else {}
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    output = in_a_terminal(command, 80, 40, LC_ALL=locale, **flags)
+    assert b"\x1b[?25l" not in output, "a killed run could not bring the cursor back"
+    if locale == "POSIX":
+        assert output.isascii()
+    display = pyte.Screen(80, 40)
+    pyte.ByteStream(display).feed(output)
+    lines = [line.rstrip() for line in display.display]
+    assert lines[0] == "ACER on X"
+    assert lines[2] == "warning: careful"
+    assert sum("progress" in line for line in lines) == 1
+    assert any(line.endswith("100 %") for line in lines)
+    assert "    rlrun evaluate a" in lines
+    assert "\x1b" not in (tmp_path / "run.log").read_text()
+
+
+def test_ci_is_no_terminal(tmp_path):
+    output = in_a_terminal([sys.executable, "-c", SCRIPT, str(tmp_path)], 80, 40, CI="true")
+    assert b"\x1b" not in output
+    assert b"step 1,000/1,000" in output
+
+
+def test_a_closed_pipe_does_not_end_the_run(tmp_path):
+    text = SCRIPT.replace('print("rich" in sys.modules)', "Path(sys.argv[1], 'end').touch()")
+    script = subprocess.Popen(
+        [sys.executable, "-c", text, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    script.stdout.close()
+    script.wait()
+    assert (tmp_path / "end").exists()
+
+
+def test_records_go_to_the_console_and_the_log_only_while_open(tmp_path, capsys):
+    logger = logging.getLogger("rlrun.somewhere")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        with log_to(tmp_path / folder / "run.log"):
+            logger.info("in %s", folder)
+            logger.debug("not told")
+            logger.error("wrong")
+    assert capsys.readouterr().out.splitlines() == ["in a", "error: wrong", "in b", "error: wrong"]
+    rows = (tmp_path / "b" / "run.log").read_text().splitlines()
+    assert [row.split(" ", 2)[2] for row in rows] == ["INFO in b", "ERROR wrong"]
+    assert not logging.getLogger("rlrun").handlers
+
+
+def test_farewell_says_what_came_out_and_what_to_do_next(tmp_path, capsys):
+    evaluation = {"return_mean": 487.25, "return_std": 12.0, "episodes": 100, "deterministic": True}
+    result = {
+        "status": "stopped",
+        "step": 100_000,
+        "steps_per_second": 8912.4,
+        "eval": {**evaluation, "returns": [1.0]},
+        "train_return_last100": 456.7,
+    }
+    long = "outputs/" + "x" * 200
+    farewell(tmp_path / "run", result, [(f"rlrun evaluate {long}", "How good is it?")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "",
+        "stopped     100,000 steps   8,912 per second",
+        "evaluation  return 487.2 ± 12.0   100 episodes, deterministic",
+        "training    return 456.7   mean of the last 100 episodes",
+        f"folder      {tmp_path / 'run'}",
+        "",
+        "What next",
+        "  How good is it?",
+        f"    rlrun evaluate {long}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (3600, "1:00:00"), (200_000, "2 d 7 h"), (float("inf"), "?")],
+)
+def test_durations(seconds, text):
+    assert panel.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("a", 0.0, "0"),
+        ("a", 7e-4, "7.00e-04"),
+        ("a", -0.01234, "-0.0123"),
+        ("a", 12.3456, "12.35"),
+        ("a", 12345.6, "12,346"),
+        ("a", 4000, "4,000"),
+        ("a", 1e12, "1.00e+12"),
+        ("active_share", 0.0312, "3.1 %"),
+        ("a", float("-inf"), "-inf"),
+    ],
+)
+def test_numbers(name, value, text):
+    assert panel.number(name, value) == text
+    assert len(text) <= 9

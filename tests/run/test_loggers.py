@@ -1,0 +1,346 @@
+import json
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rlrun.run import logs
+from rlrun.run.loggers import SafeView, TensorBoardLogger, WandbLogger
+from rlrun.run.logs import EpisodeLog, MetricsLog
+from rlrun.schema import UserError
+
+CONFIG = {
+    "algo": {"_target_": "rlrun.algorithms.acer.ACER"},
+    "env": {"id": "CartPole-v1"},
+    "seed": 3,
+}
+
+
+def metrics_rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- the run's own files
+
+
+def test_metrics_keep_their_order_and_every_bit(tmp_path):
+    log = MetricsLog(tmp_path)
+    values = {"loss/q": 0.1 + 0.2, "loss/policy": -1e-17, "replay/slots": 7, "a/b": 1 / 3}
+    log.write(640, values)
+    log.flush()
+    (row,) = metrics_rows(tmp_path)
+    assert row == {"step": 640, **values}
+    assert list(row) == ["step", *values]
+
+
+def test_metrics_stay_valid_json_without_finite_numbers(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"x/nan": float("nan"), "x/inf": float("inf"), "x/low": float("-inf"), "x/y": 1.0})
+    log.flush()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text == '{"step": 1, "x/nan": null, "x/inf": null, "x/low": null, "x/y": 1.0}\n'
+
+
+def test_episodes_have_a_header_and_one_line_each(tmp_path):
+    log = EpisodeLog(tmp_path)
+    log.write(12, 1, 9.5, 10, 0.25)
+    log.write(30, 0, -21.0, 900, 1.0)
+    log.close()
+    assert (tmp_path / "episodes.csv").read_text() == (
+        "step,env,return,length,time\n12,1,9.5,10,0.250\n30,0,-21.0,900,1.000\n"
+    )
+
+
+def test_an_empty_episode_file_still_has_its_header(tmp_path):
+    EpisodeLog(tmp_path).close()
+    assert (tmp_path / "episodes.csv").read_text() == "step,env,return,length,time\n"
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 3, "loss/q": 0.', '{"step": 3}\n{"st'])
+def test_rewind_cuts_what_came_after_the_checkpoint(tmp_path, tail):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"loss/q": 1.0})
+    log.write(2, {"loss/q": 2.0})
+    offset = log.offset
+    assert offset == (tmp_path / "metrics.jsonl").stat().st_size > 0
+    log.write(3, {"loss/q": -3.0})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:  # a kill tears the last line
+        file.write(tail)
+
+    resumed = MetricsLog(tmp_path)
+    resumed.rewind(offset)
+    resumed.write(3, {"loss/q": 3.0})
+    resumed.close()
+    assert [(row["step"], row["loss/q"]) for row in metrics_rows(tmp_path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+    ]
+
+
+def test_rewind_forgets_lines_still_in_memory(tmp_path):
+    log = EpisodeLog(tmp_path)
+    log.write(1, 0, 1.0, 1, 0.0)
+    offset = log.offset
+    log.write(2, 0, 2.0, 1, 0.0)
+    log.rewind(offset)
+    log.close()
+    assert (tmp_path / "episodes.csv").read_text().splitlines()[1:] == ["1,0,1.0,1,0.000"]
+
+
+@pytest.mark.parametrize("anew", ["zero", "header only", "file lost"])
+def test_rewind_to_the_beginning_starts_anew(tmp_path, anew):
+    log = EpisodeLog(tmp_path)
+    offset = 0 if anew == "zero" else log.offset
+    log.write(1, 0, 1.0, 1, 0.0)
+    log.close()
+    if anew == "file lost":
+        (tmp_path / "episodes.csv").unlink()
+    resumed = EpisodeLog(tmp_path)
+    resumed.rewind(offset)
+    resumed.write(5, 0, 5.0, 1, 0.0)
+    resumed.close()
+    lines = (tmp_path / "episodes.csv").read_text().splitlines()
+    assert lines == ["step,env,return,length,time", "5,0,5.0,1,0.000"]
+
+
+def test_a_file_shorter_than_the_checkpoint_says_is_refused_untouched(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"loss/q": 1.0})
+    offset = log.offset
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    os.truncate(path, offset - 3)
+    left = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics\.jsonl has \d+ bytes"):
+        MetricsLog(tmp_path).rewind(offset)
+    assert path.read_bytes() == left
+
+
+def test_an_edited_file_is_refused(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"loss/q": 1.0})
+    offset = log.offset
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"x" * 2 + path.read_bytes())
+    with pytest.raises(UserError, match="was edited"):
+        MetricsLog(tmp_path).rewind(offset)
+
+
+def test_a_full_disk_delays_lines_and_loses_none(tmp_path, monkeypatch, caplog):
+    log = EpisodeLog(tmp_path)
+    full = True
+    write = os.pwrite
+
+    def pwrite(file, data, at):
+        if not full:
+            return write(file, data, at)
+        if len(data) > 5:
+            return write(file, data[:5], at)  # a short write, then no space
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logs.os, "pwrite", pwrite)
+    for step in range(1, 4):
+        log.write(step, 0, 1.5, 2, 0.0)
+        log.flush()
+    with pytest.raises(OSError, match="No space"):
+        _ = log.offset  # a checkpoint must not promise lines that are not there
+    assert len(caplog.records) == 1, "told once"
+    full = False
+    log.write(4, 0, 1.5, 2, 0.0)
+    assert log.offset == (tmp_path / "episodes.csv").stat().st_size
+    lines = (tmp_path / "episodes.csv").read_text().splitlines()
+    assert lines[1:] == [f"{step},0,1.5,2,0.000" for step in range(1, 5)]
+
+
+# --- views
+
+
+class Faulty:
+    """A view that raises at one of its calls and remembers what it took."""
+
+    def __init__(self, at):
+        self.at = at
+        self.taken = []
+        self.closed = False
+
+    def start(self, folder, run_id, config, resume_step):
+        self._fail("start")
+
+    def write(self, step, metrics):
+        if step >= 2:
+            self._fail("write")
+        self.taken.append(step)
+
+    def close(self, exit_code):
+        self.closed = True
+        self._fail("close")
+
+    def _fail(self, where):
+        if where == self.at:
+            raise ConnectionError(f"no network at {where}\nand more")
+
+
+@pytest.mark.parametrize(
+    ("at", "taken", "dropped"),
+    [
+        ("nowhere", [0, 1, 2, 3], 0),
+        ("start", [], 4),
+        ("write", [0, 1], 2),
+        ("close", [0, 1, 2, 3], 0),
+    ],
+)
+def test_a_failing_view_harms_nothing(tmp_path, caplog, at, taken, dropped):
+    faulty = Faulty(at)
+    view = SafeView(faulty)
+    view.start(tmp_path, "id", CONFIG, 0)
+    for step in range(4):
+        view.write(step, {"loss/q": 1.0})
+    view.close(0)
+    assert faulty.taken == taken
+    assert view.dropped == dropped
+    assert faulty.closed
+    told = [r.getMessage() for r in caplog.records if "goes on without it" in r.getMessage()]
+    assert told == (
+        []
+        if at == "nowhere"
+        else [f"Faulty failed, the run goes on without it: no network at {at}"]
+    )
+
+
+def test_an_interrupt_passes_through_a_view(tmp_path):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    view = SafeView(SimpleNamespace(start=interrupted, write=interrupted, close=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        view.start(tmp_path, "id", CONFIG, 0)
+
+
+def scalars(folder, tag):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_tensorboard_shows_a_resumed_run_once(tmp_path):
+    killed = TensorBoardLogger()  # closed after the reading only
+    killed.start(tmp_path, "id", CONFIG, 0)
+    for step in range(10, 60, 10):
+        killed.write(step, {"loss/q": float(step), "loss/policy": 0.5})
+    resumed = TensorBoardLogger()
+    resumed.start(tmp_path, "id", CONFIG, 30)
+    resumed.write(40, {"loss/q": -40.0})
+    resumed.close(0)
+    assert scalars(tmp_path, "loss/q") == [(10, 10.0), (20, 20.0), (30, 30.0), (40, -40.0)]
+    assert scalars(tmp_path, "loss/policy")[0] == (10, 0.5)
+    killed.close(0)
+    assert not any(socket.gethostname() in path.name for path in tmp_path.rglob("*"))
+
+
+def test_tensorboard_of_a_run_started_anew_forgets_the_old_one(tmp_path):
+    for value in (1.0, 2.0):
+        view = TensorBoardLogger()
+        view.start(tmp_path, "id", CONFIG, 0)
+        view.write(0, {"loss/q": value})
+        view.close(0)
+    assert scalars(tmp_path, "loss/q") == [(0, 2.0)]
+
+
+class FakeWandb:
+    """Stands for the module, with a server that knows steps up to 20 of the run."""
+
+    def __init__(self, logged_in=True):
+        self.logged_in = logged_in
+        self.calls = {}
+        self.rows = []
+        self.step = 21
+        self.Settings = SimpleNamespace
+
+    def setup(self, settings):
+        assert settings.silent
+
+    def login(self, prompt, verify):
+        assert not prompt, "a question would block the run"
+        return self.logged_in
+
+    def init(self, **arguments):
+        self.calls = arguments
+        return self
+
+    def log(self, row, step):
+        self.rows.append((step, row))
+        self.step = step
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+def test_wandb_online_resumes_its_run_without_sending_twice(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
+    view = WandbLogger(mode="online", tags=["a"])
+    view.start(tmp_path, "run7", CONFIG, 10)
+    for step in (15, 20, 25):
+        view.write(step, {"loss/q": 1.0})
+    view.close(1)
+    assert fake.calls["id"] == "run7"
+    assert fake.calls["resume"] == "allow"
+    assert fake.calls["group"] == "ACER on CartPole-v1"
+    assert fake.calls["name"] == "ACER on CartPole-v1, seed 3"
+    assert fake.rows == [(25, {"loss/q": 1.0})]
+    assert fake.exit_code == 1
+
+
+def test_wandb_online_without_a_key_says_what_to_do(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", FakeWandb(logged_in=False))
+    view = SafeView(WandbLogger(mode="online"))
+    view.start(tmp_path, "run7", CONFIG, 0)
+    view.write(1, {})
+    view.close(0)
+    assert view.dropped == 1
+    assert "wandb login" in caplog.text
+
+
+def test_wandb_offline_keeps_two_runs_apart_and_tells_no_secret(tmp_path, monkeypatch, capfd):
+    from offline_wandb import read
+
+    monkeypatch.setenv("CANARY", "canary-value-91")
+    monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
+    views = []
+    for seed in (1, 2):  # the second one starts while the first is open
+        view = WandbLogger()
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        view.start(folder, f"run{seed}", {**CONFIG, "seed": seed}, 0)
+        views.append(view)
+    for step in (10, 20, 30):
+        for number, view in enumerate(views, 1):
+            view.write(step, {"loss/q": float(number * step)})
+    for view in views:
+        view.close(0)
+    assert capfd.readouterr() == ("", "")
+
+    for seed in (1, 2):
+        (path,) = (tmp_path / str(seed)).rglob("*.wandb")
+        run = read(path)
+        assert run.run_id == f"run{seed}"
+        assert run.project == "rlrun"
+        assert run.config["seed"] == seed
+        assert [(row["_step"], row["loss/q"]) for row in run.history] == [
+            (step, float(seed * step)) for step in (10, 20, 30)
+        ]
+        assert run.exit_code == 0
+
+    secrets = ["canary-value-91", "c" * 40, str(Path.home()), str(tmp_path)]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        for secret in secrets:
+            assert secret.encode() not in path.read_bytes(), f"{secret} in {path}"
