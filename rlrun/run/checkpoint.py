@@ -87,7 +87,6 @@ class Checkpointer:
             raise ValueError(f"keep={keep}: at least one checkpoint must stay")
         self._keep = keep
         self._disk = disk
-        self._folder = folder
         self._checkpoints = folder / "checkpoints"
         self._replay = folder / "replay"
         self._current: tuple[Path, Manifest] | None = None
