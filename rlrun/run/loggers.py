@@ -68,7 +68,7 @@ class SafeView:
                 self._give_up(error)
         self._working = False
         if self.dropped:
-            logger.warning("%s did not take %d records", self._name, self.dropped)
+            logger.warning("records that %s did not take: %d", self._name, self.dropped)
 
     def _give_up(self, error: Exception) -> None:
         self._working = False

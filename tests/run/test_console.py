@@ -395,3 +395,19 @@ def test_durations(seconds, text):
 def test_numbers(name, value, text):
     assert panel.number(name, value) == text
     assert len(text) <= 9
+
+
+def test_the_shared_console_writes_no_codes_where_nobody_watches(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console.console.cache_clear()
+    console.console().print("a word", style="bold red")
+    assert console.console() is console.console()
+    console.console.cache_clear()
+    assert capsys.readouterr().out == "a word\n"
+
+
+@pytest.mark.parametrize(
+    ("share", "bar"), [(0, "─────"), (0.45, "━━───"), (0.5, "━━╸──"), (0.99, "━━━━╸"), (1, "━━━━━")]
+)
+def test_the_bar_moves_by_half_a_cell(share, bar):
+    assert "".join(text for text, _ in panel._bar(share, 5, unicode=True)) == bar
