@@ -1,21 +1,14 @@
 import io
 import logging
-import os
-import pty
-import struct
-import subprocess
 import sys
-import termios
-import textwrap
 import time
-from fcntl import ioctl
 from types import SimpleNamespace
 
 import pyte
 import pytest
 from rich.console import Console
 
-from rlrun.run import console, panel
+from rlrun.run import console
 from rlrun.run.console import Screen, farewell, log_to
 
 METRICS = {
@@ -117,26 +110,6 @@ def test_live_screen_is_redrawn_in_place_and_leaves_no_remains(terminal, clock, 
     assert console.sys.stdout is not shown.console.file
 
 
-def test_what_is_not_shown_above_stands_in_the_table():
-    status = panel.Status(100, 50, metrics=METRICS, return_mean=1.0, length_mean=2.0)
-    text = "\n".join("".join(t for t, _ in line) for line in panel.lines(status, 80))
-    for name in ("policy", "q", "explained variance", "active share", "mean", "slots"):
-        assert f"  {name} " in text
-    assert "nan" in text
-    assert "steps per second" not in text
-    assert "4,000" in text
-
-
-@pytest.mark.parametrize("width", [10, 33, 40, 79, 80, 81, 120, 300])
-def test_lines_fit_and_ascii_is_enough_where_there_is_no_more(width):
-    status = panel.Status(1000, 700, metrics=METRICS, return_mean=1.0, length_mean=2.0)
-    status.remember_return()
-    for line in panel.lines(status, width, unicode=False):
-        text = "".join(t for t, _ in line)
-        assert text.isascii()
-        assert len(text) < max(width, 35)  # the screen cuts what is wider than a tiny terminal
-
-
 def test_a_narrowed_terminal_keeps_no_remains(terminal, clock):
     shown = terminal(100, 30)
     with Screen("title", {}, 1000) as screen:
@@ -154,19 +127,6 @@ def test_a_narrowed_terminal_keeps_no_remains(terminal, clock):
     lines = shown.lines()
     assert lines[0] == "above"
     assert "old" not in lines
-
-
-def test_the_curve_stands_below_the_bar():
-    status = panel.Status(1000, 0)
-    for step in range(0, 501, 5):
-        status.step, status.return_mean = step, float(step)
-        status.remember_return()
-    bar, curve = ("".join(t for t, _ in line) for line in panel.lines(status, 80)[1:3])
-    assert bar.rstrip().endswith("50 %")
-    assert curve.rstrip().endswith("500.0")
-    assert "▁" in curve
-    assert "▅" in curve
-    assert len(curve.split("500.0")[0].rstrip()) == bar.rindex("━") + 1
 
 
 def test_updates_between_two_drawings_are_cheap(terminal, clock):
@@ -223,114 +183,6 @@ def test_plain_lines_elsewhere(capsys, clock):
     ]
 
 
-SCRIPT = textwrap.dedent(
-    """
-    import logging, sys, time
-    from pathlib import Path
-    from rlrun.run import console
-    from rlrun.run.console import Screen, farewell, log_to
-    with log_to(Path(sys.argv[1]) / "run.log"):
-        with Screen("ACER on X", {"folder": "a"}, 1000) as screen:
-            for step in range(0, 1001, 20):
-                screen.update(step, 100.0, {"loss/q": 1.0}, 3.0, 4.0)
-                time.sleep(0.01)
-            screen.evaluation(1000, 3.0, 1.0, 5)
-            logging.getLogger("rlrun.x").warning("careful")
-            screen.note("d\\u00e9j\\u00e0 vu")
-    result = {"status": "finished", "step": 1000, "steps_per_second": 99.0, "eval": None}
-    farewell(Path("a"), result, [("rlrun evaluate a", "Evaluate it")])
-    print("rich" in sys.modules)
-    """
-)
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "SLURM_JOB_ID": "7"},
-        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
-    ids=["forced colours", "POSIX"],
-)
-def test_no_escape_codes_in_a_pipe(tmp_path, extra):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env={**os.environ, **extra},
-        capture_output=True,
-        check=True,
-    )
-    assert done.stderr == b""
-    assert b"\x1b" not in done.stdout
-    assert b"\r" not in done.stdout
-    lines = done.stdout.decode().splitlines()
-    assert lines[0] == "ACER on X"
-    assert "warning: careful" in lines
-    assert ("déjà vu" if "FORCE_COLOR" in extra else "d?j? vu") in lines
-    assert "step 1,000/1,000 (100 %)  return 3.0  100 steps/s" in lines
-    assert lines[-1] == "False", "rich is not needed here"
-    log = (tmp_path / "run.log").read_text()
-    assert log.endswith(" WARNING careful\n")
-
-
-def in_a_terminal(command, width, height, **extra):
-    """Output of a command in a pseudo terminal."""
-    ours, theirs = pty.openpty()
-    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-    env = {k: v for k, v in os.environ.items() if k not in ("CI", "COLUMNS", "LINES")}
-    env |= {"TERM": "xterm-256color", **extra}
-    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:  # the child has closed its end
-            break
-        if not data:
-            break
-        output += data
-    os.close(ours)
-    assert child.wait() == 0, output.decode()
-    return output
-
-
-@pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
-def test_a_real_terminal(tmp_path, locale):
-    flags = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if locale == "POSIX" else {}
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    output = in_a_terminal(command, 80, 40, LC_ALL=locale, **flags)
-    assert b"\x1b[?25l" not in output, "a killed run could not bring the cursor back"
-    if locale == "POSIX":
-        assert output.isascii()
-    display = pyte.Screen(80, 40)
-    pyte.ByteStream(display).feed(output)
-    lines = [line.rstrip() for line in display.display]
-    assert lines[0] == "ACER on X"
-    assert lines[2] == "warning: careful"
-    assert sum("progress" in line for line in lines) == 1
-    assert any(line.endswith("100 %") for line in lines)
-    assert "    rlrun evaluate a" in lines
-    assert "\x1b" not in (tmp_path / "run.log").read_text()
-
-
-def test_ci_is_no_terminal(tmp_path):
-    output = in_a_terminal([sys.executable, "-c", SCRIPT, str(tmp_path)], 80, 40, CI="true")
-    assert b"\x1b" not in output
-    assert b"step 1,000/1,000" in output
-
-
-def test_a_closed_pipe_does_not_end_the_run(tmp_path):
-    text = SCRIPT.replace('print("rich" in sys.modules)', "Path(sys.argv[1], 'end').touch()")
-    script = subprocess.Popen(
-        [sys.executable, "-c", text, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    script.stdout.close()
-    script.wait()
-    assert (tmp_path / "end").exists()
-
-
 def test_records_go_to_the_console_and_the_log_only_while_open(tmp_path, capsys):
     logger = logging.getLogger("rlrun.somewhere")
     for folder in ("a", "b"):
@@ -370,33 +222,6 @@ def test_farewell_says_what_came_out_and_what_to_do_next(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00"), (59.6, "1:00"), (3600, "1:00:00"), (200_000, "2 d 7 h"), (float("inf"), "?")],
-)
-def test_durations(seconds, text):
-    assert panel.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("a", 0.0, "0"),
-        ("a", 7e-4, "7.00e-04"),
-        ("a", -0.01234, "-0.0123"),
-        ("a", 12.3456, "12.35"),
-        ("a", 12345.6, "12,346"),
-        ("a", 4000, "4,000"),
-        ("a", 1e12, "1.00e+12"),
-        ("active_share", 0.0312, "3.1 %"),
-        ("a", float("-inf"), "-inf"),
-    ],
-)
-def test_numbers(name, value, text):
-    assert panel.number(name, value) == text
-    assert len(text) <= 9
-
-
 def test_the_shared_console_writes_no_codes_where_nobody_watches(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     console.console.cache_clear()
@@ -404,10 +229,3 @@ def test_the_shared_console_writes_no_codes_where_nobody_watches(monkeypatch, ca
     assert console.console() is console.console()
     console.console.cache_clear()
     assert capsys.readouterr().out == "a word\n"
-
-
-@pytest.mark.parametrize(
-    ("share", "bar"), [(0, "─────"), (0.45, "━━───"), (0.5, "━━╸──"), (0.99, "━━━━╸"), (1, "━━━━━")]
-)
-def test_the_bar_moves_by_half_a_cell(share, bar):
-    assert "".join(text for text, _ in panel._bar(share, 5, unicode=True)) == bar
