@@ -244,9 +244,10 @@ def _explain(error: Exception, folders: Sequence[Path]) -> str:
         if group == "env":
             from rlrun.envs import registry
 
-            near = registry.suggestions(option)
-            hint = f"did you mean {' or '.join(near)}?" if near else "`rlrun list envs` lists them"
-            return f"env={option}: unknown environment; {hint}"
+            try:
+                registry.find_spec(option)
+            except UserError as unknown:
+                return str(unknown)
         return _unknown_option(group, option, usage.options(group, folders) or error.options)
     if isinstance(cause, OmegaConfBaseException) and OmegaConf.is_dict(cause.parent_node):
         return _unknown_key(cause)

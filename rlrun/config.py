@@ -153,7 +153,7 @@ def _env_problems(env_id: str) -> list[str]:
     try:
         registry.find_spec(env_id)
     except UserError as error:
-        return [f"env.id: {error}"]
+        return [str(error)]
     return []
 
 

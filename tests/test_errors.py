@@ -31,7 +31,7 @@ TABLE = {
     "unknown env": (["env=CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
     "env without version": (["env=PongNoFrameskip"], ["PongNoFrameskip-v4"]),
     "env of a missing module": (["env=no_such_module:X-v0"], ["no_such_module"]),
-    "env id as key": (["env.id=CartPol-v1"], ["env.id: ", "CartPole-v1"]),
+    "env id as key": (["env.id=CartPol-v1"], ["env=CartPol-v1: ", "CartPole-v1"]),
     "wrong type": (["algo.n_steps=many"], ["algo.n_steps: 'many'", "a whole number of at least 1"]),
     "empty value": (["algo.n_steps="], ["algo.n_steps: ''"]),
     "fraction of a step": (["algo.n_steps=2.5"], ["algo.n_steps: 2.5"]),
@@ -68,7 +68,7 @@ TABLE = {
     "inspect no run": (["inspect", "."], ["neither a run nor a checkpoint"]),
     "list what": (["list", "env"], ["did you mean envs?"]),
     "actions that the algorithm cannot do": (["env=Pendulum-v1"], ["Discrete"]),
-    "policy that does not fit": (["policy=cnn"], ["image"]),
+    "policy that does not fit": (["policy=cnn"], ["policy=cnn", "policy=mlp"]),
 }
 
 
