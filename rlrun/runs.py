@@ -20,7 +20,7 @@ from rlrun.build import Parts, assemble, make_envs, set_threads
 from rlrun.envs import is_deterministic
 from rlrun.run import plots, provenance
 from rlrun.run.checkpoint import Checkpointer, NoIntactCheckpoint
-from rlrun.run.console import Screen, farewell, logging_to, say
+from rlrun.run.console import Screen, farewell, log_to, say
 from rlrun.run.evaluate import Evaluation, evaluate_policy
 from rlrun.run.lock import NAME as LOCK
 from rlrun.run.lock import RunLock
@@ -120,7 +120,7 @@ def evaluate(
     except CheckpointError as error:
         raise UserError(str(error)) from error
     parts.algorithm.load_state_dict(state["algorithm"])
-    with stop_on_signals() as stop, logging_to(None):
+    with stop_on_signals() as stop, log_to(None):
         played = _play(config, parts, "evaluate", episodes, deterministic, stop)
     if played is None:
         return stop.exit_code
@@ -187,7 +187,7 @@ def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
             )
             return 0
         stop = stack.enter_context(stop_on_signals())
-        stack.enter_context(logging_to(folder))
+        stack.enter_context(log_to(folder))
         trainer = _trainer(config, parts, checkpointer, folder, stop)
         stack.callback(trainer.close)
         if latest is None:

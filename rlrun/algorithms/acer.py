@@ -166,7 +166,7 @@ class ACER:
         self.memory.push(rollout)
         replayed: list[dict[str, float]] = []
         if len(self.memory) >= self.replay_start:
-            mean = torch.tensor(self.replay_ratio)
+            mean = torch.tensor(float(self.replay_ratio))
             for _ in range(int(torch.poisson(mean, generator=self.rng))):
                 batch, ages = self.memory.sample(self.rng)
                 stats = self._learn(batch, learning_rate, log)

@@ -1,0 +1,55 @@
+"""Environments of Gymnasium, stepped one after the other in this process.
+
+Worker processes lose on everything but Atari, which has a native batch of its own: a step of
+classic control or MuJoCo is shorter than the way through a pipe.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from rlrun.envs.registry import missing_package
+from rlrun.envs.vector import Array, Mask, Played, VectorEnv
+
+
+class GymVectorEnv(VectorEnv):
+    """Any registered environment; `kwargs` go to its constructor.
+
+    Raises:
+        UserError: it needs a package that is not installed.
+    """
+
+    def __init__(self, spec: EnvSpec, n_envs: int, seed: int, kwargs: Mapping[str, Any]) -> None:
+        def make() -> gymnasium.Env[Any, Any]:
+            return gymnasium.make(spec, disable_env_checker=True, **kwargs)
+
+        try:
+            self._envs = SyncVectorEnv(
+                [make] * n_envs, copy=False, autoreset_mode=AutoresetMode.DISABLED
+            )
+        except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+            raise missing_package(spec, error) from error
+        observations, actions = self._envs.single_observation_space, self._envs.single_action_space
+        super().__init__(n_envs, observations, actions, frame_stack=1, seed=seed)
+        self._start = int(actions.start) if isinstance(actions, spaces.Discrete) else 0
+
+    def _reset(self, mask: Mask, seeds: Sequence[int]) -> Array:
+        by_env: list[int | None] = [None] * self.n_envs
+        for env, seed in zip(np.flatnonzero(mask).tolist(), seeds, strict=True):
+            by_env[env] = seed
+        obs: Array
+        obs, _ = self._envs.reset(seed=by_env, options={"reset_mask": mask})
+        return obs
+
+    def _play(self, actions: Array) -> Played:
+        obs, reward, terminated, truncated, _ = self._envs.step(actions + self._start)
+        return Played(obs, reward, terminated, truncated, terminated | truncated)
+
+    def close(self) -> None:
+        """Close all environments."""
+        self._envs.close()
