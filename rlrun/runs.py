@@ -17,7 +17,7 @@ from rlrun import config as configs
 from rlrun import stored
 from rlrun.algorithms.base import NonFiniteUpdate
 from rlrun.build import Parts, assemble, make_envs, set_threads
-from rlrun.envs import is_deterministic
+from rlrun.envs import BadEnvironment, is_deterministic
 from rlrun.run import plots, provenance
 from rlrun.run.checkpoint import Checkpointer, NoIntactCheckpoint
 from rlrun.run.console import Screen, farewell, log_to, say
@@ -35,7 +35,7 @@ from rlrun.schema import NonNegativeInt, PositiveInt, UserError
 logger = logging.getLogger(__name__)
 
 BROKE_DOWN, NOT_SAVED = 3, 4
-"""Exit codes of a training that failed: a non-finite update, a disk that takes no checkpoint."""
+"""Exit codes of a training that failed: numbers that are not finite, a disk that takes nothing."""
 
 EVALUATION_ENVS = 10  # played side by side
 
@@ -187,7 +187,7 @@ def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
             )
             return 0
         stop = stack.enter_context(stop_on_signals())
-        stack.enter_context(log_to(folder))
+        stack.enter_context(log_to(folder / "run.log"))
         trainer = _trainer(config, parts, checkpointer, folder, stop)
         stack.callback(trainer.close)
         if latest is None:
@@ -285,7 +285,7 @@ def _train(
         with screen:
             finished = trainer.run(screen, views)
         status, code = ("finished", 0) if finished else ("stopped", stop.exit_code)
-    except NonFiniteUpdate as error:
+    except (NonFiniteUpdate, BadEnvironment) as error:
         reason, code = str(error), BROKE_DOWN
     except OSError as error:
         reason, code = f"no checkpoint could be saved: {error}", NOT_SAVED
