@@ -7,7 +7,8 @@ goes on; raw rewards. Games end after half an hour of play (108,000 frames).
 Facts about the native batch that this relies on (ale-py 0.12): after a reset the older frames of
 the stack are zeros, a lost life leaves the stack alone, and an explicit reset in the very step
 that ended a game takes the place of the automatic one. Its own life-loss modes are not used:
-one ends the game, the other cannot tell the last life from the end of the game.
+one ends the game, the other cannot tell a lost life from the end of a game with lives left
+(Space Invaders, Frostbite) and hides the limit of frames when both come in one step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from rlrun.schema import UserError
 
 FRAME_SKIP, FRAME_STACK = 4, 4
 FIRE = 1  # number of the action in every game that has it
-STILL = 30  # steps without a change of the picture, two seconds
+STILL = 60  # steps without a change of the picture, four seconds
 KWARGS = ("full_action_space", "repeat_action_probability")
 """What the registration or the user may say; the rest is the preprocessing's."""
 
@@ -31,10 +32,12 @@ KWARGS = ("full_action_space", "repeat_action_probability")
 class AtariEnv(VectorEnv):
     """Games of one title.
 
-    Many games wait for FIRE after a lost life. The first action after one is therefore replaced
-    by FIRE, in every game that has it, and pressed again whenever the picture has stood still
-    for two seconds in a game with lost lives (some ignore it while they show the loss). This is
-    part of the game as the learner sees it, and no policy can hang there.
+    In games with several lives the start of every life is pressed for: some wait for FIRE
+    (Breakout), some for the joystick (Beam Rider), some ignore both until an animation is over
+    (Gopher, River Raid), and a policy that never does it would wait for half an hour. So the first
+    actions of each life are replaced by FIRE and the action numbered 2 (mostly UP), and again
+    whenever nothing at all has moved for four seconds. This is part of the game as the learner
+    sees it.
 
     Raises:
         UserError: a keyword that the batch does not know.
@@ -45,6 +48,7 @@ class AtariEnv(VectorEnv):
             if name not in KWARGS:
                 raise UserError(f"env.kwargs.{name}: unknown for Atari; known: {', '.join(KWARGS)}")
         settings = {name: spec.kwargs[name] for name in KWARGS if name in spec.kwargs}
+        settings |= dict(kwargs)
         self._envs = AtariVectorEnv(
             spec.kwargs["game"],
             n_envs,
@@ -54,46 +58,52 @@ class AtariEnv(VectorEnv):
             noop_max=30,
             use_fire_reset=True,
             reward_clipping=False,
-            **(settings | dict(kwargs)),
+            **settings,
         )
         observations: spaces.Space[Any] = self._envs.single_observation_space
         actions: spaces.Space[Any] = self._envs.single_action_space
         super().__init__(n_envs, observations, actions, FRAME_STACK, seed)
         names = [action.name for action in self._envs.ale.get_action_set()]
-        self._has_fire = "FIRE" in names and names.index("FIRE") == FIRE
+        self._n_actions = len(names)
+        # A sticky emulator swallows one FIRE in 256, and the single frame of it at the start of
+        # a game in one of 4.
+        fires = 2 if settings.get("repeat_action_probability") else 1
+        has_fire = names[FIRE : FIRE + 1] == ["FIRE"] and len(names) > FIRE + 1
+        self._presses = np.array([FIRE] * fires + [FIRE + 1] if has_fire else [], np.int64)
+        self._to_press = np.zeros(n_envs, np.int64)  # how many of them are still to come
         self._lives = np.zeros(n_envs, np.int64)
-        self._lost_life = np.zeros(n_envs, np.bool_)  # in the present game
-        self._press_fire = np.zeros(n_envs, np.bool_)  # in the next step
+        self._several = np.zeros(n_envs, np.bool_)  # did the game begin with more than one life?
         self._still = np.zeros(n_envs, np.int64)  # steps since the picture changed
 
     def _reset(self, mask: Mask, seeds: Sequence[int]) -> Array:
         obs, info = self._envs.reset(seed=np.array(seeds), options={"reset_mask": mask})
         self._lives[mask] = info["lives"][mask]
-        self._lost_life[mask] = self._press_fire[mask] = False
+        self._several[mask] = self._lives[mask] > 1
+        self._to_press[mask] = np.where(self._several[mask], len(self._presses), 0)
         self._still[mask] = 0
         return obs  # type: ignore[no-any-return]
 
     def _play(self, actions: Array) -> Played:
-        if self._press_fire.any():
-            actions = np.where(self._press_fire, FIRE, actions)
+        if actions.min() < 0 or actions.max() >= self._n_actions:
+            # It would end the native worker, and waiting for its answer would never end.
+            raise ValueError(f"Atari actions must be 0 to {self._n_actions - 1}: {actions}")
+        pressing = self._to_press > 0
+        if pressing.any():
+            actions = actions.copy()
+            actions[pressing] = self._presses[-self._to_press[pressing]]
+            self._to_press[pressing] -= 1
         obs, reward, terminated, truncated, info = self._envs.step(actions)
         lost = (info["lives"] < self._lives) & ~terminated
         self._lives[:] = info["lives"]
-        if self._has_fire:
-            self._wait_for_fire(obs, lost)
+        if len(self._presses):
+            unchanged = (obs[:, -1] == obs[:, -2]).all(axis=(1, 2))
+            self._still = np.where(unchanged, self._still + 1, 0)
+            stuck = self._still >= STILL
+            self._still[stuck] = 0
+            self._to_press[(lost | stuck) & self._several] = len(self._presses)
         return Played(obs, reward, terminated | lost, truncated, terminated | truncated)
 
-    def _wait_for_fire(self, obs: Array, lost: Mask) -> None:
-        self._press_fire[:] = lost
-        self._lost_life |= lost
-        if self._lost_life.any():
-            watched = np.flatnonzero(self._lost_life)
-            pictures = obs[watched]
-            same = (pictures[:, -1] == pictures[:, -2]).all(axis=(1, 2))
-            self._still[watched] = np.where(same, self._still[watched] + 1, 0)
-            self._press_fire |= self._still >= STILL
-            self._still[self._still >= STILL] = 0
-
     def close(self) -> None:
-        """Close the emulators."""
+        """Stop the emulators and their threads."""
         self._envs.close()
+        del self._envs

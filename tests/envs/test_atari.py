@@ -63,11 +63,61 @@ def test_a_lost_life_terminates_for_learning_while_the_game_goes_on():
     assert length < 300
 
 
-def test_games_that_ignore_fire_while_they_show_the_loss_do_not_hang():
-    envs = make_vec("GopherNoFrameskip-v4", 1, seed=0)
-    ended = any(step.episodes for _, step in play(envs, 3000, actions=[0]))
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "AssaultNoFrameskip-v4",
+        "BeamRiderNoFrameskip-v4",  # waits for the joystick after a lost life
+        "ChopperCommandNoFrameskip-v4",  # waits, and takes no notice before an animation is over
+        "GopherNoFrameskip-v4",
+        "MsPacmanNoFrameskip-v4",
+        "QbertNoFrameskip-v4",
+        "RiverraidNoFrameskip-v4",
+        "SpaceInvadersNoFrameskip-v4",
+    ],
+)
+def test_a_player_who_does_nothing_gets_through_the_game(env_id):
+    envs = make_vec(env_id, 1, seed=0)
+    ended = any(step.episodes for _, step in play(envs, 2000, actions=[0]))
     envs.close()
     assert ended
+
+
+def test_sticky_actions_swallow_no_start():
+    """The native press of FIRE lasts one frame, which stickiness drops in a quarter of games."""
+    envs = make_vec("ALE/Breakout-v5", 16, seed=0)
+    ended = set()
+    for _, step in play(envs, 600, actions=[0] * 16):
+        ended |= {episode.env for episode in step.episodes}
+    envs.close()
+    assert len(ended) == 16
+
+
+@pytest.mark.parametrize(
+    ("env_id", "presses"), [("BreakoutNoFrameskip-v4", [1, 2]), ("ALE/Breakout-v5", [1, 1, 2])]
+)
+def test_the_first_actions_of_a_life_are_pressed_and_no_others(env_id, presses, monkeypatch):
+    envs = make_vec(env_id, 1, seed=0)
+    sent, native = [], envs._envs.step
+    monkeypatch.setattr(envs._envs, "step", lambda a: (sent.append(int(a[0])), native(a))[1])
+    starts = [0]
+    for t, (_, step) in enumerate(play(envs, 150, actions=[0]), start=1):
+        if step.terminated[0] or step.reset[0]:
+            starts.append(t)
+    envs.close()
+    expected = np.zeros(160, int)
+    for start in starts:
+        expected[start : start + len(presses)] = presses
+    assert len(starts) >= 5
+    assert sent == expected[:150].tolist()
+
+
+def test_an_action_outside_the_space_raises_and_does_not_hang():
+    envs = make_vec("PongNoFrameskip-v4", 2, seed=0)
+    envs.reset()
+    with pytest.raises(ValueError, match="0 to 5"):
+        envs.step(np.array([0, 6]))
+    envs.close()
 
 
 def test_the_last_life_is_not_the_end_of_the_game():
