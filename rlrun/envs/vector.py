@@ -1,9 +1,11 @@
 """A batch of environments that can be brought back to any moment by replaying its journal.
 
-Every episode begins with a reset by a seed of its own, made from the run's seed, the index of
-the environment and the number of the episode. So the state of an environment whose steps are
-deterministic is that seed and the actions taken since. Native snapshots are smaller but are not
-exact everywhere: sticky actions and warm-started solvers keep state that they do not save.
+Episodes begin with a reset by a seed of their own, made from the run's seed, the index of the
+environment and the number of the episode. So the state of an environment whose steps are
+deterministic is that seed and the actions taken since. Where seeding is expensive, some episodes
+go on with the generators as they are, and the journal reaches back to the last seeding. Native
+snapshots are smaller but are not exact everywhere: sticky actions and warm-started solvers keep
+state that they do not save.
 """
 
 import hashlib
@@ -79,6 +81,12 @@ class VectorEnv(ABC):
         seed: of all episodes.
     """
 
+    reseed_after = 0
+    """The reset after an episode seeds anew once so many steps were taken since the last seeding.
+
+    0: every one. More bounds both the seedings and, with the length of an episode, the replay.
+    """
+
     def __init__(
         self,
         n_envs: int,
@@ -94,7 +102,8 @@ class VectorEnv(ABC):
         self._seed = seed
         self._episode = np.full(n_envs, -1)
         self._journal: list[Array] = []  # actions of all environments, one array per step
-        self._begin = np.zeros(n_envs, np.int64)  # index in it of each episode's first action
+        self._seeded = np.full(n_envs, -1)  # number of the episode that was seeded last
+        self._begin = np.zeros(n_envs, np.int64)  # index in the journal of its first action
         self._returns = np.zeros(n_envs)
         self._lengths = np.zeros(n_envs, np.int64)
         self._obs: Array = np.empty(0)
@@ -102,7 +111,7 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def _reset(self, mask: Mask, seeds: Sequence[int]) -> Array:
-        """Reset the masked environments by these seeds; observations of all."""
+        """Reset the masked environments by these seeds, -1 to seed none; observations of all."""
 
     @abstractmethod
     def _play(self, actions: Array) -> Played:
@@ -114,7 +123,8 @@ class VectorEnv(ABC):
 
     def reset(self) -> Array:
         """Begin the next episode of every environment; `[B, ...]`."""
-        return self._begin_episodes(np.ones(self.n_envs, np.bool_))
+        everyone = np.ones(self.n_envs, np.bool_)
+        return self._begin_episodes(everyone, everyone)
 
     def step(self, actions: Array) -> Step:
         """Take one action in every environment.
@@ -140,32 +150,33 @@ class VectorEnv(ABC):
                 episodes.append(Episode(env, float(self._returns[env]), length))
                 if played.truncated[env] and not played.terminated[env]:
                     final_obs[env] = np.array(obs[env])
-            obs = self._begin_episodes(played.over)
+            steps = len(self._journal) - self._begin
+            obs = self._begin_episodes(played.over, played.over & (steps >= self.reseed_after))
         self._obs = obs
         reward = played.reward.astype(np.float32)
         return Step(
             obs, reward, played.terminated, played.truncated, played.over, final_obs, episodes
         )
 
-    def _begin_episodes(self, mask: Mask) -> Array:
+    def _begin_episodes(self, mask: Mask, anew: Mask) -> Array:
+        """Begin the next episodes of the environments in `mask`, with new seeds in `anew`."""
         self._episode[mask] += 1
         self._returns[mask] = 0.0
         self._lengths[mask] = 0
-        self._begin[mask] = len(self._journal)
+        self._seeded[anew] = self._episode[anew]
+        self._begin[anew] = len(self._journal)
         unused = int(self._begin.min())
         if unused >= _TRIM:
             del self._journal[:unused]
             self._begin -= unused
-        self._obs = self._reset(mask, self._seeds(mask))
+        seeds = [self._seed_of(env) if anew[env] else -1 for env in np.flatnonzero(mask).tolist()]
+        self._obs = self._reset(mask, seeds)
         return self._obs
 
-    def _seeds(self, mask: Mask) -> list[int]:
-        """Seeds of the present episodes of the masked environments, below 2^31."""
-        return [
-            int(np.random.SeedSequence([self._seed, env, number]).generate_state(1)[0]) >> 1
-            for env, number in enumerate(self._episode.tolist())
-            if mask[env]
-        ]
+    def _seed_of(self, env: int) -> int:
+        """The seed of the episode that was seeded last, below 2^31."""
+        words = np.random.SeedSequence([self._seed, env, int(self._seeded[env])]).generate_state(1)
+        return int(words[0]) >> 1
 
     def _check(self, played: Played) -> None:
         fine = np.isfinite(played.reward)
@@ -173,67 +184,56 @@ class VectorEnv(ABC):
             fine &= np.isfinite(played.obs).reshape(self.n_envs, -1).all(1)
         if not fine.all():
             env = int(np.flatnonzero(~fine)[0])
-            mask = np.arange(self.n_envs) == env
             raise BadEnvironment(
                 f"environment {env} gave a reward or an observation that is not finite (reward "
-                f"{played.reward[env]}), {self._lengths[env]} steps after its reset with the seed "
-                f"{self._seeds(mask)[0]}"
+                f"{played.reward[env]}) at step {self._lengths[env]} of episode "
+                f"{self._episode[env]}; episode {self._seeded[env]} was seeded with "
+                f"{self._seed_of(env)}"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Episodes, actions since their resets, and a digest of the observations."""
+        """Episodes, actions since their seeding, and a digest of observations and returns."""
         actions = {
             str(env): np.array([step[env] for step in self._journal[begin:]])
             for env, begin in enumerate(self._begin.tolist())
         }
-        return {"episode": self._episode.copy(), "actions": actions, "digest": _digest(self._obs)}
+        return {
+            "episode": self._episode.copy(),
+            "seeded": self._seeded.copy(),
+            "actions": actions,
+            "digest": self._digest(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> Array:
         """Replay to where `state_dict` was taken; the observations there, `[B, ...]`.
 
         The environments step in lockstep: the ones with the shorter journals start later, so
-        that all end together.
+        that all end together. Until then they play along with the longest one.
 
         Raises:
             ReplayMismatch: the observations are not those of then.
         """
-        self._episode = np.array(state["episode"])
-        journals = [state["actions"][str(env)] for env in range(self.n_envs)]
+        journals = [np.asarray(state["actions"][str(env)]) for env in range(self.n_envs)]
         lengths = np.array([len(actions) for actions in journals])
         total = int(lengths.max())
-        # What environments that wait for their turn do does not matter: any action will do.
-        self._journal = [self._any_actions() for _ in range(total)]
+        plan = np.stack([journals[int(lengths.argmax())]] * self.n_envs, axis=1)
         for env, actions in enumerate(journals):
-            for t, action in enumerate(actions, start=total - len(actions)):
-                self._journal[t][env] = action
-        self._begin = total - lengths
-        self._returns[:], self._lengths[:] = 0.0, 0
-        everyone = np.ones(self.n_envs, np.bool_)
-        obs = self._reset(everyone, self._seeds(everyone))
-        for t, actions in enumerate(self._journal):
-            played = self._play(actions)
-            obs = played.obs
-            running = self._begin <= t
-            if (played.over & running).any():
-                raise ReplayMismatch("an episode ended earlier than it had")
-            self._returns[running] += played.reward[running]
-            self._lengths[running] += 1
-            starting = (self._begin == t + 1) | (played.over & ~running)
-            if starting.any():
-                obs = self._reset(starting, self._seeds(starting))
-        self._obs = obs
-        if _digest(obs) != state["digest"]:
-            raise ReplayMismatch("the replayed environments show other observations")
-        return obs
+            if len(actions):
+                plan[-len(actions) :, env] = actions
+        self._journal.clear()
+        self._begin[:] = 0
+        for t in range(total + 1):
+            due = (lengths == total - t) | (t == 0)
+            if due.any():
+                self._episode[due] = np.asarray(state["seeded"])[due] - 1
+                self._begin_episodes(due, due)
+            if t < total:
+                self.step(plan[t])
+        same_episodes = np.array_equal(self._episode, state["episode"])
+        if not same_episodes or self._digest() != state["digest"]:
+            raise ReplayMismatch("the replayed environments are not where they were")
+        return self._obs
 
-    def _any_actions(self) -> Array:
-        space = self.action_space
-        if isinstance(space, spaces.Box):
-            one = np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
-        else:
-            one = np.zeros(space.shape or (), np.int64)
-        return np.stack([one] * self.n_envs)
-
-
-def _digest(obs: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(obs).tobytes()).hexdigest()
+    def _digest(self) -> str:
+        obs = np.ascontiguousarray(self._obs)
+        return hashlib.sha256(obs.tobytes() + self._returns.tobytes()).hexdigest()

@@ -66,6 +66,30 @@ def test_a_replayed_batch_goes_on_the_same(env_id):
     envs.close()
 
 
+@pytest.mark.parametrize("env_id", ["IceHockeyNoFrameskip-v4", "ALE/Breakout-v5"])
+def test_a_replay_passes_through_the_games_since_the_last_seeding(env_id, monkeypatch):
+    """Ice Hockey keeps something of the game before, sticky actions keep their generator."""
+    monkeypatch.setattr("rlrun.envs.atari.AtariEnv.reseed_after", 200)
+    frames = {} if env_id.startswith("ALE") else {"max_num_frames_per_episode": 480}
+    envs = make_vec(env_id, 3, seed=4, kwargs=frames)
+    actions = Actions(envs)
+    envs.reset()
+    saved, told = {}, []
+    for t in range(530):
+        if t in (130, 210, 370, 470):
+            saved[t] = envs.state_dict()
+        told.append((action := actions(), frozen(envs.step(action))))
+    envs.close()
+    assert all((state["episode"] > state["seeded"]).any() for state in saved.values())
+    assert (saved[470]["seeded"] > 0).all()
+    for t, state in saved.items():
+        again = make_vec(env_id, 3, seed=4, kwargs=frames)
+        assert np.array_equal(again.load_state_dict(state), told[t - 1][1].obs)
+        for action, step in told[t : t + 60]:
+            assert same_step(again.step(action), step)
+        again.close()
+
+
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "PongNoFrameskip-v4"])
 def test_the_seed_decides(env_id):
     def first(seed):
@@ -143,7 +167,7 @@ def test_values_that_are_not_finite_are_named(fault):
     envs.reset()
     envs.step(np.array([0, 1]))
     envs.step(np.array([0, 1]))
-    with pytest.raises(BadEnvironment, match=r"environment 0 .* 3 steps after .* seed \d+"):
+    with pytest.raises(BadEnvironment, match=r"environment 0 .* step 3 of episode 0; .* with \d+"):
         envs.step(np.array([0, 1]))
 
 
