@@ -15,13 +15,14 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rlrun.envs.registry import missing_package
 from rlrun.envs.vector import Array, Mask, Played, VectorEnv
+from rlrun.schema import UserError
 
 
 class GymVectorEnv(VectorEnv):
     """Any registered environment; `kwargs` go to its constructor.
 
     Raises:
-        UserError: it needs a package that is not installed.
+        UserError: it needs a package that is not installed, or does not take `kwargs`.
     """
 
     def __init__(self, spec: EnvSpec, n_envs: int, seed: int, kwargs: Mapping[str, Any]) -> None:
@@ -32,8 +33,12 @@ class GymVectorEnv(VectorEnv):
             self._envs = SyncVectorEnv(
                 [make] * n_envs, copy=False, autoreset_mode=AutoresetMode.DISABLED
             )
-        except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise missing_package(spec, error) from error
+        except TypeError as error:
+            if not kwargs:
+                raise
+            raise UserError(f"env.kwargs={kwargs} does not fit env={spec.id}: {error}") from error
         observations, actions = self._envs.single_observation_space, self._envs.single_action_space
         super().__init__(n_envs, observations, actions, frame_stack=1, seed=seed)
         self._start = int(actions.start) if isinstance(actions, spaces.Discrete) else 0

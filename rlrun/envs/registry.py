@@ -87,7 +87,8 @@ def missing_package(spec: EnvSpec, error: Exception) -> UserError:
     """The message for an environment whose package is not installed."""
     extra = next((x for module, x in EXTRAS.items() if _module(spec).startswith(module)), None)
     hint = f" Type: pip install 'rlrun[{extra}]'" if extra else ""
-    return UserError(f"env={spec.id} needs a package that is not installed: {error}.{hint}")
+    reason = str(error).rstrip(".")
+    return UserError(f"env={spec.id} needs a package that is not installed: {reason}.{hint}")
 
 
 def _module(spec: EnvSpec) -> str:

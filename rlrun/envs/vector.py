@@ -41,7 +41,7 @@ class Step(NamedTuple):
     terminated: Mask
     """`[B]`: nothing is to be expected after this step. A lost life counts."""
     truncated: Mask
-    """`[B]`: the episode was cut by a limit of time."""
+    """`[B]`: the episode was cut by a limit of time; never where `terminated` is set."""
     reset: Mask
     """`[B]`: the environment was reset, so `obs` is a first one. A lost life resets nothing."""
     final_obs: dict[int, Array]
@@ -144,19 +144,19 @@ class VectorEnv(ABC):
         obs = played.obs
         episodes: list[Episode] = []
         final_obs: dict[int, Array] = {}
+        truncated = played.truncated
         if played.over.any():
+            truncated = truncated & ~played.terminated
             for env in np.flatnonzero(played.over).tolist():
                 length = int(self._lengths[env])
                 episodes.append(Episode(env, float(self._returns[env]), length))
-                if played.truncated[env] and not played.terminated[env]:
+                if truncated[env]:
                     final_obs[env] = np.array(obs[env])
             steps = len(self._journal) - self._begin
             obs = self._begin_episodes(played.over, played.over & (steps >= self.reseed_after))
         self._obs = obs
         reward = played.reward.astype(np.float32)
-        return Step(
-            obs, reward, played.terminated, played.truncated, played.over, final_obs, episodes
-        )
+        return Step(obs, reward, played.terminated, truncated, played.over, final_obs, episodes)
 
     def _begin_episodes(self, mask: Mask, anew: Mask) -> Array:
         """Begin the next episodes of the environments in `mask`, with new seeds in `anew`."""
@@ -231,6 +231,7 @@ class VectorEnv(ABC):
                 self.step(plan[t])
         same_episodes = np.array_equal(self._episode, state["episode"])
         if not same_episodes or self._digest() != state["digest"]:
+            self._episode[:] = state["episode"]  # a reset goes on from there: no seed comes twice
             raise ReplayMismatch("the replayed environments are not where they were")
         return self._obs
 

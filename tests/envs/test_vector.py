@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from rlrun.envs import ReplayMismatch, is_deterministic, make_vec
 from rlrun.envs.vector import BadEnvironment
+from rlrun.schema import UserError
 
 IDS = ["CartPole-v1", "Pendulum-v1", "LunarLander-v3", "PongNoFrameskip-v4", "ALE/Breakout-v5"]
 
@@ -133,13 +134,14 @@ def test_truncation_hands_the_last_observation_aside():
 
 
 class Faulty(gymnasium.Env[Any, Any]):
-    """Counts; with a fault at step 3, or with noise that no seed controls."""
+    """Counts; with a fault at step 3, noise that no seed controls, or a memory of old episodes."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (1,))
     action_space = spaces.Discrete(2, start=3)
 
     def __init__(self, fault=None):
         self.fault = fault
+        self.total = 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -148,17 +150,70 @@ class Faulty(gymnasium.Env[Any, Any]):
 
     def _obs(self):
         noise = np.random.default_rng().normal() if self.fault == "noise" else 0.0
+        noise += self.total if self.fault == "memory" else 0
         value = np.nan if self.fault == "observation" and self.steps == 3 else self.steps + noise
         return np.array([value], np.float32)
 
     def step(self, action):
         assert action in (3, 4)
         self.steps += 1
+        self.total += action
         reward = np.inf if self.fault == "reward" and self.steps == 3 else 1.0
         return self._obs(), reward, False, False, {}
 
 
 gymnasium.register("rlrun-tests/Faulty-v0", entry_point=Faulty)
+
+
+class Fall(gymnasium.Env[Any, Any]):
+    """Falls in its last step before the limit."""
+
+    observation_space = spaces.Box(0, 9, (1,))
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.full(1, self.steps, np.float32), 1.0, self.steps == 3, False, {}
+
+
+gymnasium.register("rlrun-tests/Fall-v0", entry_point=Fall, max_episode_steps=3)
+
+
+def test_an_episode_that_ends_at_its_limit_is_terminated_only():
+    envs = make_vec("rlrun-tests/Fall-v0", 1, seed=0)
+    envs.reset()
+    for _ in range(3):
+        step = envs.step(np.array([0]))
+    assert (step.terminated[0], step.truncated[0], step.final_obs) == (True, False, {})
+    assert [(e.ret, e.length) for e in step.episodes] == [(3.0, 3)]
+
+
+def test_the_returns_of_episodes_under_way_come_back():
+    envs = make_vec("rlrun-tests/Fall-v0", 2, seed=0)
+    envs.reset()
+    for _ in range(5):
+        envs.step(np.array([0, 1]))
+    again = make_vec("rlrun-tests/Fall-v0", 2, seed=0)
+    again.load_state_dict(envs.state_dict())
+    assert [e.ret for e in again.step(np.array([0, 1])).episodes] == [3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "says"),
+    [
+        ("CartPole-v1", {"nonsense": 1}, r"env.kwargs=.*nonsense.* does not fit env=CartPole-v1"),
+        ("PongNoFrameskip-v4", {"frameskip": 2}, r"env.kwargs.frameskip: unknown for Atari"),
+        ("Ant-v2", None, r"env=Ant-v2 needs a package"),
+    ],
+)
+def test_what_an_environment_cannot_be_made_from_is_said(env_id, kwargs, says):
+    with pytest.raises(UserError, match=says):
+        make_vec(env_id, 1, seed=0, kwargs=kwargs)
 
 
 @pytest.mark.parametrize("fault", ["reward", "observation"])
@@ -176,6 +231,7 @@ def test_probe():
     assert is_deterministic("ALE/Breakout-v5")
     assert is_deterministic("rlrun-tests/Faulty-v0")
     assert not is_deterministic("rlrun-tests/Faulty-v0", {"fault": "noise"})
+    assert not is_deterministic("rlrun-tests/Faulty-v0", {"fault": "memory"})
 
 
 def test_an_environment_that_cannot_be_replayed_is_found():
