@@ -28,12 +28,15 @@ class Parts:
 def assemble(config: Mapping[str, Any]) -> Parts:
     """Build environments, policy, algorithm and collector; nothing is written or reset.
 
+    Sets the number of PyTorch's threads first: the initial weights depend on it in their last bits.
+
     Raises:
         UserError: they do not fit each other.
     """
     seed, device = config["seed"], choose_device(config["device"])
     envs = make_envs(config, "env", config["env"]["n_envs"])
     try:
+        set_threads(config["threads"], envs)
         make_algorithm = configs.instantiate(config["algo"], "algo")
         heads = make_algorithm.func.heads(envs.action_space)  # type: ignore[attr-defined]
         make_policy = configs.instantiate(config["policy"], "policy")

@@ -16,7 +16,7 @@ import yaml
 from rlrun import config as configs
 from rlrun import stored
 from rlrun.algorithms.base import NonFiniteUpdate
-from rlrun.build import Parts, assemble, make_envs, set_threads
+from rlrun.build import Parts, assemble, make_envs
 from rlrun.envs import BadEnvironment, is_deterministic
 from rlrun.run import plots, provenance
 from rlrun.run.checkpoint import Checkpointer, NoIntactCheckpoint
@@ -55,7 +55,7 @@ def train(config: dict[str, Any], overrides: list[str]) -> int:
     """
     folder = configs.run_folder(config)
     if not config["run"]["overwrite"] and (folder / "config.yaml").exists():
-        before = stored.load(folder / "config.yaml", config["run"]["trust"])
+        before = stored.read(folder / "config.yaml")
         if configs.digest(before) != configs.digest(config):
             now = configs.dotted(config)
             differences = [
@@ -114,7 +114,6 @@ def evaluate(
     checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
     parts = assemble(config)
     parts.collector.envs.close()
-    set_threads(config["threads"], parts.collector.envs)
     try:
         state, _ = checkpointer.load(_find(checkpointer, str(checkpoint)), None)
     except CheckpointError as error:
@@ -168,10 +167,8 @@ def _play(
 def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
     """Take the run in hand, train, and leave its result."""
     parts = assemble(config)
-    envs = parts.collector.envs
     with ExitStack() as stack:
-        stack.callback(envs.close)
-        set_threads(config["threads"], envs)
+        stack.callback(parts.collector.envs.close)
         stack.enter_context(RunLock(folder))
         if config["run"]["overwrite"]:
             _clear(folder)

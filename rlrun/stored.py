@@ -52,13 +52,7 @@ def load(path: Path, trust: Sequence[str]) -> dict[str, Any]:
         UserError: the file cannot be read, holds no config, or names something that is
             not trusted; nothing of it has been imported then.
     """
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no YAML"
-        raise UserError(f"{path.parent} is no run that can be read: {path}: {reason}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path.parent} is no run that can be read: {path} holds no config")
+    config = read(path)
     for key, value in _leaves(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(
@@ -67,6 +61,22 @@ def load(path: Path, trust: Sequence[str]) -> dict[str, Any]:
         if key.rpartition(".")[2] == "_target_":
             _check_target(path, key, value, trust)
     _check_env(path, config.get("env"), trust)
+    return config
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The config in a file of a run to look at, not to build from.
+
+    Raises:
+        UserError: the file cannot be read, or holds no config.
+    """
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no YAML"
+        raise UserError(f"{path.parent} is no run that can be read: {path}: {reason}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path.parent} is no run that can be read: {path} holds no config")
     return config
 
 

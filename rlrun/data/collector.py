@@ -43,15 +43,26 @@ class Collector:
         self.n_steps = n_steps
         self.rng = rng
         self.clip_rewards = clip_rewards
-        steps = (n_steps, envs.n_envs)
-        space = envs.observation_space
-        self._observations = np.empty((n_steps + 1, envs.n_envs, *(space.shape or ())), space.dtype)
-        self._actions = torch.empty(steps, dtype=torch.int64)
-        self._rewards = np.empty(steps, np.float32)
-        self._behaviour = torch.empty(*steps, n_probs)
-        self._terminated = np.empty(steps, np.bool_)
-        self._truncated = np.empty(steps, np.bool_)
-        self._reset = np.ones((n_steps + 1, envs.n_envs), np.bool_)
+        steps, space = (n_steps, envs.n_envs), envs.observation_space
+        dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        # Allocated by PyTorch, whose memory is aligned: on NumPy's, which is not, the bits of a
+        # matrix product depend on where in memory an array happens to lie.
+        self._rollout = Rollout(
+            observations=torch.empty(n_steps + 1, envs.n_envs, *(space.shape or ()), dtype=dtype),
+            actions=torch.empty(steps, dtype=torch.int64),
+            rewards=torch.empty(steps),
+            behaviour=torch.empty(*steps, n_probs),
+            terminated=torch.empty(steps, dtype=torch.bool),
+            truncated=torch.empty(steps, dtype=torch.bool),
+            reset=torch.ones(n_steps + 1, envs.n_envs, dtype=torch.bool),
+            final_observations=torch.empty(0),
+            final_index=torch.empty(0, 2, dtype=torch.int64),
+        )
+        self._observations = self._rollout.observations.numpy()
+        self._rewards = self._rollout.rewards.numpy()
+        self._terminated = self._rollout.terminated.numpy()
+        self._truncated = self._rollout.truncated.numpy()
+        self._reset = self._rollout.reset.numpy()
 
     def reset(self) -> None:
         """Begin the first episode of every environment."""
@@ -60,38 +71,30 @@ class Collector:
 
     def collect(self, act: Act) -> tuple[Rollout, list[Ended]]:
         """The next segment, and the episodes that ended in it."""
+        rollout = self._rollout
         self._observations[0] = self._observations[-1]
         self._reset[0] = self._reset[-1]
-        observations = torch.from_numpy(self._observations)
         finals: list[np.ndarray] = []
         final_index: list[tuple[int, int]] = []
         ended: list[Ended] = []
         for t in range(self.n_steps):
-            self._actions[t], self._behaviour[t] = act(observations[t], self.rng)
-            step = self.envs.step(self._actions[t].numpy())
+            actions, rollout.behaviour[t] = act(rollout.observations[t], self.rng)
+            rollout.actions[t] = actions
+            step = self.envs.step(actions.numpy())
             self._observations[t + 1] = step.obs
             self._rewards[t] = step.reward
             self._terminated[t] = step.terminated
             self._truncated[t] = step.truncated
             self._reset[t + 1] = step.reset
             for env, final in step.final_obs.items():
-                finals.append(np.array(final))
+                finals.append(final)
                 final_index.append((t, env))
             ended += [Ended((t + 1) * self.envs.n_envs, episode) for episode in step.episodes]
         if self.clip_rewards:
             np.sign(self._rewards, out=self._rewards)
-        no_finals = self._observations[:0, 0]
-        rollout = Rollout(
-            observations=observations,
-            actions=self._actions,
-            rewards=torch.from_numpy(self._rewards),
-            behaviour=self._behaviour,
-            terminated=torch.from_numpy(self._terminated),
-            truncated=torch.from_numpy(self._truncated),
-            reset=torch.from_numpy(self._reset),
-            final_observations=torch.from_numpy(np.stack(finals) if finals else no_finals),
-            final_index=torch.tensor(final_index, dtype=torch.int64).reshape(-1, 2),
-        )
+        stacked = np.stack(finals) if finals else self._observations[:0, 0]
+        rollout.final_observations = torch.tensor(stacked)
+        rollout.final_index = torch.tensor(final_index, dtype=torch.int64).view(-1, 2)
         return rollout, ended
 
     def state_dict(self) -> dict[str, Any]:

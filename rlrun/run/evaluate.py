@@ -76,7 +76,7 @@ def evaluate_policy(
         while any(len(done) < share for done, share in zip(played, shares, strict=True)):
             if stop:
                 return None
-            step = envs.step(act(torch.from_numpy(observations)))
+            step = envs.step(act(torch.tensor(observations)))
             observations = step.obs
             for episode in step.episodes:
                 played[episode.env].append((episode.ret, episode.length))

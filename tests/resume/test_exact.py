@@ -48,13 +48,15 @@ PONG = ["env=PongNoFrameskip-v4", *PICTURES[1:]]
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Sends SIGTERM to this process in the middle of the given update."""
+    """Sends SIGTERM to this process, once, in the middle of the given update."""
+    iterate = Trainer._iterate
 
     def arrange(update):
-        iterate = Trainer._iterate
+        sent = []
 
         def spy(trainer):
-            if trainer.updates == update:
+            if trainer.updates == update and not sent:
+                sent.append(True)
                 os.kill(os.getpid(), signal.SIGTERM)
             iterate(trainer)
 
