@@ -45,7 +45,7 @@ Flags
 
 Examples (quotes keep the shell away from brackets and blanks)
   rlrun env=PongNoFrameskip-v4
-  rlrun env=ALE/Breakout-v5 env.kwargs.frameskip=4 logger=wandb
+  rlrun env=ALE/Breakout-v5 logger=wandb logger.mode=online
   rlrun env=LunarLander-v3 algo.learning_rate=1e-3 'policy.hidden=[128, 128]' lr_schedule=constant
   rlrun experiment=none algo.replay_ratio=0
   rlrun -m env=CartPole-v1,Acrobot-v1 'seed=range(5)'
