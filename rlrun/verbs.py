@@ -102,7 +102,8 @@ def _contents(manifest: Manifest) -> str:
 def _summary(data: dict[str, Any]) -> str:
     if not data:
         return "missing, or not readable"
-    return ", ".join(f"{key} {value}" for key, value in data.items() if not isinstance(value, dict | list))
+    shown = {key: value for key, value in data.items() if not isinstance(value, dict | list)}
+    return ", ".join(f"{key} {value}" for key, value in shown.items())
 
 
 def list_(words: Sequence[str]) -> int:

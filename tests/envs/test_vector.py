@@ -133,38 +133,6 @@ def test_truncation_hands_the_last_observation_aside():
     assert [(e.env, e.ret, e.length) for e in step.episodes] == [(0, 5.0, 5), (1, 5.0, 5)]
 
 
-class Faulty(gymnasium.Env[Any, Any]):
-    """Counts; with a fault at step 3, noise that no seed controls, or a memory of old episodes."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (1,))
-    action_space = spaces.Discrete(2, start=3)
-
-    def __init__(self, fault=None):
-        self.fault = fault
-        self.total = 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return self._obs(), {}
-
-    def _obs(self):
-        noise = np.random.default_rng().normal() if self.fault == "noise" else 0.0
-        noise += self.total if self.fault == "memory" else 0
-        value = np.nan if self.fault == "observation" and self.steps == 3 else self.steps + noise
-        return np.array([value], np.float32)
-
-    def step(self, action):
-        assert action in (3, 4)
-        self.steps += 1
-        self.total += action
-        reward = np.inf if self.fault == "reward" and self.steps == 3 else 1.0
-        return self._obs(), reward, False, False, {}
-
-
-gymnasium.register("rlrun-tests/Faulty-v0", entry_point=Faulty)
-
-
 class Fall(gymnasium.Env[Any, Any]):
     """Falls in its last step before the limit."""
 
@@ -218,7 +186,7 @@ def test_what_an_environment_cannot_be_made_from_is_said(env_id, kwargs, says):
 
 @pytest.mark.parametrize("fault", ["reward", "observation"])
 def test_values_that_are_not_finite_are_named(fault):
-    envs = make_vec("rlrun-tests/Faulty-v0", 2, seed=0, kwargs={"fault": fault})
+    envs = make_vec("tests.tasks:Faulty-v0", 2, seed=0, kwargs={"fault": fault})
     envs.reset()
     envs.step(np.array([0, 1]))
     envs.step(np.array([0, 1]))
@@ -229,17 +197,17 @@ def test_values_that_are_not_finite_are_named(fault):
 def test_probe():
     assert is_deterministic("CartPole-v1")
     assert is_deterministic("ALE/Breakout-v5")
-    assert is_deterministic("rlrun-tests/Faulty-v0")
-    assert not is_deterministic("rlrun-tests/Faulty-v0", {"fault": "noise"})
-    assert not is_deterministic("rlrun-tests/Faulty-v0", {"fault": "memory"})
+    assert is_deterministic("tests.tasks:Faulty-v0")
+    assert not is_deterministic("tests.tasks:Faulty-v0", {"fault": "noise"})
+    assert not is_deterministic("tests.tasks:Faulty-v0", {"fault": "memory"})
 
 
 def test_an_environment_that_cannot_be_replayed_is_found():
     kwargs = {"fault": "noise"}
-    envs = make_vec("rlrun-tests/Faulty-v0", 2, seed=0, kwargs=kwargs)
+    envs = make_vec("tests.tasks:Faulty-v0", 2, seed=0, kwargs=kwargs)
     envs.reset()
     envs.step(np.array([0, 1]))
-    again = make_vec("rlrun-tests/Faulty-v0", 2, seed=0, kwargs=kwargs)
+    again = make_vec("tests.tasks:Faulty-v0", 2, seed=0, kwargs=kwargs)
     with pytest.raises(ReplayMismatch):
         again.load_state_dict(envs.state_dict())
     again.reset()

@@ -41,7 +41,5 @@ def test_samples_follow_the_probabilities():
 
 def test_same_generator_same_samples():
     probs = pair()[0]
-    first, again = (
-        distributions.sample(probs, torch.Generator().manual_seed(7)) for _ in range(2)
-    )
+    first, again = (distributions.sample(probs, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, again)

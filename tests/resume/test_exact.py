@@ -29,7 +29,7 @@ CARTPOLE = [
     "threads=1",
 ]
 PICTURES = [
-    "env=tests.learning.tasks:Catch-v0",
+    "env=tests.tasks:Catch-v0",
     "policy=cnn",
     "policy.features=16",
     "env.n_envs=2",
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(command, stop_at, tmp_
 
 
 def test_an_environment_that_cannot_be_replayed_is_graded(command, stop_at, tmp_path):
-    words = [*CARTPOLE[1:], "env=tests.envs.test_vector:rlrun-tests/Faulty-v0"]
+    words = [*CARTPOLE[1:], "env=tests.tasks:Faulty-v0"]
     words += ["env.kwargs={fault: noise}", "eval.episodes=0"]
     stop_at(20)
     folder, _ = train(command, tmp_path, *words, code=143)
@@ -189,7 +189,7 @@ def test_an_environment_that_cannot_be_replayed_is_graded(command, stop_at, tmp_
 
 
 def test_numbers_that_are_not_finite_end_the_run_with_its_reason(command, tmp_path):
-    words = [*CARTPOLE[1:], "env=tests.envs.test_vector:rlrun-tests/Faulty-v0"]
+    words = [*CARTPOLE[1:], "env=tests.tasks:Faulty-v0"]
     folder, result = train(command, tmp_path, *words, "env.kwargs={fault: reward}", code=3)
     told = json.loads((folder / "result.json").read_text())
     assert told["status"] == "failed"

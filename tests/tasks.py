@@ -1,4 +1,4 @@
-"""Small tasks whose best score is known; `env=tests.learning.tasks:Catch-v0` and the like."""
+"""Small tasks whose best score is known; `env=tests.tasks:Catch-v0` and the like."""
 
 from typing import Any
 
@@ -63,5 +63,35 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
         return cells.repeat(self.PIXELS, 0).repeat(self.PIXELS, 1)[None]
 
 
+class Faulty(gymnasium.Env[Any, Any]):
+    """Counts; with a fault at step 3, noise that no seed controls, or a memory of old episodes."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,))
+    action_space = spaces.Discrete(2, start=3)
+
+    def __init__(self, fault=None):
+        self.fault = fault
+        self.total = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._obs(), {}
+
+    def _obs(self):
+        noise = np.random.default_rng().normal() if self.fault == "noise" else 0.0
+        noise += self.total if self.fault == "memory" else 0
+        value = np.nan if self.fault == "observation" and self.steps == 3 else self.steps + noise
+        return np.array([value], np.float32)
+
+    def step(self, action):
+        assert action in (3, 4)
+        self.steps += 1
+        self.total += action
+        reward = np.inf if self.fault == "reward" and self.steps == 3 else 1.0
+        return self._obs(), reward, False, False, {}
+
+
+gymnasium.register("Faulty-v0", entry_point=Faulty)
 gymnasium.register("Identity-v0", entry_point=Identity, max_episode_steps=100)
 gymnasium.register("Catch-v0", entry_point=Catch)
