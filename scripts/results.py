@@ -1,0 +1,165 @@
+"""Train what outputs/results/README.md reports, and write its table from the finished runs.
+
+    python scripts/results.py run cartpole acrobot --jobs 2
+    python scripts/results.py table
+
+Each experiment is the command `rlrun OVERRIDES seed=N` for a few seeds, run in this folder; what
+is finished already is not run again.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path("outputs/results")
+_WRITING = threading.Lock()
+WINDOW = 100  # episodes of the rolling mean that has to reach a threshold
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A command, its seeds, and the return to reach."""
+
+    title: str
+    overrides: str
+    seeds: int
+    threshold: float
+
+
+CARTPOLE = "env=CartPole-v1 experiment=seed_example"
+ACROBOT = "env=Acrobot-v1 total_timesteps=200000"
+EXPERIMENTS = {
+    "cartpole": Experiment("CartPole-v1, tuned (plain `rlrun`)", "", 5, 475),
+    "cartpole-25k": Experiment(
+        "CartPole-v1, defaults of the seed implementation, 25 000 steps",
+        f"{CARTPOLE} eval.episodes=100",
+        5,
+        475,
+    ),
+    "cartpole-100k": Experiment(
+        "the same, 100 000 steps", f"{CARTPOLE} eval.episodes=100 total_timesteps=100000", 5, 475
+    ),
+    "identity": Experiment(
+        "Identity (10 states, 100 steps), n_steps 1, replay_ratio 1, 15 000 steps",
+        "env=tests.tasks:Identity-v0 env.n_envs=1 algo.n_steps=1 algo.replay_ratio=1 "
+        "total_timesteps=15000 eval.episodes=20",
+        3,
+        90,
+    ),
+    "acrobot": Experiment("Acrobot-v1, tuned, 500 000 steps", "env=Acrobot-v1", 3, -100),
+    "lunarlander": Experiment("LunarLander-v3, tuned, 500 000 steps", "env=LunarLander-v3", 3, 150),
+    "catch": Experiment(
+        "Catch (84x84 pictures), policy=cnn",
+        "env=tests.tasks:Catch-v0 experiment=catch --config-dir=tests/conf",
+        3,
+        0.8,
+    ),
+    "cartpole-r0": Experiment(
+        "CartPole-v1, tuned, replay_ratio 0", "algo.replay_ratio=0 total_timesteps=200000", 5, 475
+    ),
+    "cartpole-r4": Experiment(
+        "CartPole-v1, tuned, replay_ratio 4", "algo.replay_ratio=4 total_timesteps=200000", 5, 475
+    ),
+    "acrobot-r0": Experiment(
+        "Acrobot-v1, tuned, replay_ratio 0", f"{ACROBOT} algo.replay_ratio=0", 5, -100
+    ),
+    "acrobot-r4": Experiment(
+        "Acrobot-v1, tuned, replay_ratio 4", f"{ACROBOT} algo.replay_ratio=4", 5, -100
+    ),
+}
+
+
+def main() -> None:
+    """Run experiments, or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("action", choices=["run", "table"])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; none for all")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time")
+    arguments = parser.parse_args()
+    names = arguments.names or list(EXPERIMENTS)
+    if arguments.action == "table":
+        write_table()
+        return
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        pairs = [(name, seed) for name in names for seed in range(EXPERIMENTS[name].seeds)]
+        for (name, seed), line in zip(pairs, pool.map(lambda pair: run(*pair), pairs), strict=True):
+            print(f"{name} seed={seed}: {line}", flush=True)
+
+
+def run(name: str, seed: int) -> str:
+    """Train one seed, and note where; the last line that matters."""
+    command = [*EXPERIMENTS[name].overrides.split(), f"seed={seed}", "logger=files"]
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("rlrun")), *command],
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return f"exit code {done.returncode}: {done.stderr}{done.stdout}"
+    words = [word for word in done.stdout.split() if word.endswith(f"seed-{seed}")]
+    folder = Path(words[0])
+    found = summary(folder, EXPERIMENTS[name].threshold)
+    with _WRITING:
+        runs = read_json(RESULTS / "runs.json")
+        runs.setdefault(name, {})[str(seed)] = found
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / "runs.json").write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n")
+    return json.dumps(found)
+
+
+def read_json(path: Path) -> dict[str, dict[str, dict[str, object]]]:
+    """The content of a file, empty if it is missing."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def summary(folder: Path, threshold: float) -> dict[str, object]:
+    """What the table says of one run."""
+    result = json.loads((folder / "result.json").read_text())
+    with (folder / "episodes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    returns = np.array([float(row["return"]) for row in rows])
+    means = np.convolve(returns, np.ones(WINDOW) / WINDOW, "valid")
+    reached = np.flatnonzero(means >= threshold - 1e-9)
+    return {
+        "steps": result["step"],
+        "evaluation": round(result["eval"]["return_mean"], 3),
+        "training": round(result["train_return_last100"], 3),
+        "steps_to_threshold": int(rows[reached[0] + WINDOW - 1]["step"]) if len(reached) else None,
+        "steps_per_second": round(result["steps_per_second"]),
+    }
+
+
+def write_table() -> None:
+    """Write the rows of the finished runs to outputs/results/learning.md."""
+    lines = [
+        "| experiment | command | evaluation, by seed | threshold | steps to it, by seed |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in read_json(RESULTS / "runs.json").items():
+        experiment = EXPERIMENTS[name]
+        ordered = [runs[seed] for seed in sorted(runs, key=int)]
+        evaluations = ", ".join(f"{row['evaluation']:g}" for row in ordered)
+        steps = ", ".join(
+            "never" if row["steps_to_threshold"] is None else f"{row['steps_to_threshold']:,}"
+            for row in ordered
+        )
+        lines.append(
+            f"| {experiment.title} | `rlrun {experiment.overrides}` | {evaluations} "
+            f"| {experiment.threshold:g} | {steps} |"
+        )
+    (RESULTS / "learning.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
