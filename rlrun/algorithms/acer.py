@@ -159,7 +159,7 @@ class ACER:
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """One update from the fresh segment, then a Poisson number of replayed ones."""
         learning_rate = self.learning_rate * self.lr_schedule(progress)
-        metrics = self._learn(rollout, learning_rate, log)
+        metrics = self._learn(rollout, learning_rate, log, norms=log)
         metrics["optim/learning_rate"] = learning_rate
         if self.memory is None:
             return metrics if log else {}
@@ -177,8 +177,13 @@ class ACER:
         metrics["replay/slots"] = len(self.memory)
         return metrics | _replay_health(replayed)
 
-    def _learn(self, batch: Rollout, learning_rate: float, log: bool) -> dict[str, float]:
-        """One gradient step on a segment per environment, fresh or replayed."""
+    def _learn(
+        self, batch: Rollout, learning_rate: float, log: bool, norms: bool = False
+    ) -> dict[str, float]:
+        """One gradient step on a segment per environment, fresh or replayed.
+
+        With `norms`, two more backward passes tell how much each of the losses pulls.
+        """
         batch = batch.to(self.device)
         n = batch.actions.numel()
         observations = batch.observations.flatten(0, 1)
@@ -207,11 +212,9 @@ class ACER:
         if log:
             with torch.no_grad():
                 stats = self._stats(terms, average, rho_taken, g, k, z, q_error)
-            policy_grads = torch.autograd.grad(
-                f, self.parameters, -z / n, retain_graph=True, allow_unused=True
-            )
-            used = [grad for grad in policy_grads if grad is not None]
-            stats["optim/grad_norm_policy"] = nn.utils.get_total_norm(used).item()
+        if norms:
+            stats["optim/grad_norm_policy"] = self._grad_norm(f, -z / n)
+            stats["optim/grad_norm_q"] = self._grad_norm(q_taken, self.q_coef / n * q_error)
 
         self.optimizer.zero_grad()
         torch.autograd.backward([f, q_taken], [-z / n, self.q_coef / n * q_error])
@@ -226,6 +229,13 @@ class ACER:
         if log:
             stats["optim/grad_norm"] = grad_norm
         return stats
+
+    def _grad_norm(self, output: Tensor, gradient: Tensor) -> float:
+        """Norm over all parameters of what flows back from one output."""
+        gradients = torch.autograd.grad(
+            output, self.parameters, gradient, retain_graph=True, allow_unused=True
+        )
+        return nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
 
     def _q_ret(self, batch: Rollout, q: Tensor, values: Tensor, rho: Tensor) -> Tensor:
         """Retrace targets, `[T * B]`; `values` hold those of the final observations last."""

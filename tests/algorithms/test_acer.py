@@ -157,6 +157,16 @@ def test_gradients_are_clipped_by_their_joint_norm(bound):
     torch.testing.assert_close(after, before * scale, rtol=1e-4, atol=1e-12)
 
 
+def test_gradient_norms_are_logged_per_loss():
+    algorithm = make(max_grad_norm=1e-3)
+    batch = segment(algorithm)
+    metrics = algorithm.update(batch, 0.0, log=True)
+    # The towers share nothing, so the squares add up; the norm is that before clipping.
+    parts = metrics["optim/grad_norm_policy"] ** 2 + metrics["optim/grad_norm_q"] ** 2
+    assert metrics["optim/grad_norm"] == pytest.approx(parts**0.5, rel=1e-6)
+    assert metrics["optim/grad_norm"] > 1e-3
+
+
 def test_fresh_segments_have_ratio_one():
     algorithm = make()
     metrics = algorithm.update(segment(algorithm, fresh=True), 0.0, log=True)
@@ -210,7 +220,7 @@ def test_entropy_bonus_raises_entropy_when_nothing_else_matters():
 def replays_per_update(algorithm, updates):
     counts = []
     learn = algorithm._learn
-    algorithm._learn = lambda *args: counts.append(1) or {}
+    algorithm._learn = lambda *args, **kwargs: counts.append(1) or {}
     batch = segment(algorithm)
     per_update = []
     for _ in range(updates):
