@@ -19,7 +19,7 @@ from rlrun.schema import UserError, problems
 ENVS, STEPS, ACTIONS, FEATURES = 3, 5, 4, 6
 
 
-def make(seed=0, **settings):
+def make(seed=0, average_noise=0.5, **settings):
     # Exact comparisons want float64; the memory stores float32.
     dtype = torch.float32 if settings.get("replay_ratio") else torch.float64
     space = spaces.Box(-np.inf, np.inf, (FEATURES,), np.float32)
@@ -43,7 +43,7 @@ def make(seed=0, **settings):
     algorithm = ACER(policy.to(dtype), envs, generator(seed, "replay"), **settings)
     noise = torch.Generator().manual_seed(seed + 1)
     for parameter in algorithm.average_parameters:
-        parameter.add_(0.5 * torch.randn(parameter.shape, generator=noise, dtype=dtype))
+        parameter.add_(average_noise * torch.randn(parameter.shape, generator=noise, dtype=dtype))
     for network in (algorithm.policy, algorithm.average_policy):
         network.features.register_forward_hook(lambda module, args, output: output.to(dtype))
     return algorithm
@@ -57,8 +57,9 @@ def segment(algorithm, seed=0, fresh=False):
     if fresh:
         probs = algorithm.act(observations[:-1].flatten(0, 1), g)[1]
         behaviour = probs.view(STEPS, ENVS, ACTIONS)
+    final_index = torch.tensor([[0, 2], [2, 1], [4, 2]])
     truncated = torch.zeros(STEPS, ENVS, dtype=torch.bool)
-    truncated[2, 1] = True
+    truncated[final_index[:, 0], final_index[:, 1]] = True
     terminated = torch.zeros(STEPS, ENVS, dtype=torch.bool)
     terminated[1, 0] = True
     return Rollout(
@@ -69,8 +70,8 @@ def segment(algorithm, seed=0, fresh=False):
         terminated=terminated,
         truncated=truncated,
         reset=torch.zeros(STEPS + 1, ENVS, dtype=torch.bool),
-        final_observations=torch.randn(1, FEATURES, generator=g),
-        final_index=torch.tensor([[2, 1]]),
+        final_observations=torch.randn(3, FEATURES, generator=g),
+        final_index=final_index,
     )
 
 
@@ -84,43 +85,61 @@ def gradients_of_update(algorithm, batch):
     return captured
 
 
-def gradients_by_hand(algorithm, batch, c=10.0, q_coef=0.5, ent_coef=0.01, gamma=0.99):
-    """Autograd of L_pi + q_coef L_Q - ent_coef H, with Retrace as a loop over single numbers."""
+def gradients_by_hand(
+    algorithm, batch, c=10.0, q_coef=0.5, ent_coef=0.01, gamma=0.99, delta=float("inf")
+):
+    """Autograd of L_pi + q_coef L_Q - ent_coef H, Retrace and the projection as plain loops."""
     policy, eps = algorithm.policy, 1e-6
 
     def outputs(observations):
         logits, q = policy(policy.features(observations))
         return logits.softmax(-1), q
 
-    f, q = outputs(batch.observations[:-1].flatten(0, 1))
+    states = batch.observations[:-1].flatten(0, 1)
+    f, q = outputs(states)
     f, q = f.view(STEPS, ENVS, ACTIONS), q.view(STEPS, ENVS, ACTIONS)
     with torch.no_grad():
-        last_f, last_q = outputs(batch.observations[-1])
-        final_f, final_q = outputs(batch.final_observations)
+        last_values, final_values = (
+            (probs * values).sum(-1).tolist()
+            for probs, values in map(outputs, (batch.observations[-1], batch.final_observations))
+        )
+        finals = dict(zip(map(tuple, batch.final_index.tolist()), final_values, strict=True))
         v = (f * q).sum(-1)
         rho = f / (batch.behaviour + eps)
         q_ret = torch.empty(STEPS, ENVS, dtype=torch.float64)
         for b in range(ENVS):
-            carry = (last_f[b] * last_q[b]).sum().item()
+            carry = last_values[b]
             for t in reversed(range(STEPS)):
                 a = batch.actions[t, b]
-                if batch.terminated[t, b]:
-                    carry = 0.0
-                elif batch.truncated[t, b]:
-                    carry = (final_f[0] * final_q[0]).sum().item()
+                carry = 0.0 if batch.terminated[t, b] else finals.get((t, b), carry)
                 q_ret[t, b] = batch.rewards[t, b] + gamma * carry
                 trace = min(1.0, rho[t, b, a].item())
                 carry = trace * (q_ret[t, b] - q[t, b, a]).item() + v[t, b].item()
         weight = (1 - c / rho).clamp(min=0) * f
+        average = algorithm.average_policy.head("policy", policy.features(states)).softmax(-1)
     taken = batch.actions.unsqueeze(-1)
-    log_f = (f + eps).log()
+
+    leaf = f.detach().requires_grad_()  # the statistics, in whose space the projection happens
+    log_f = (leaf + eps).log()
     advantage = (q_ret - v).unsqueeze(-1)
     truncated = log_f.gather(-1, taken) * rho.gather(-1, taken).clamp(max=c) * advantage
-    correction = (log_f * weight * (q.detach() - v.unsqueeze(-1))).sum(-1)
-    entropy = -(f * log_f).sum(-1).mean()
+    correction = log_f * weight * (q.detach() - v.unsqueeze(-1))
+    objective = truncated.sum() + correction.sum() - ent_coef * (leaf * log_f).sum()
+    (g,) = torch.autograd.grad(objective, leaf)
+    average = average.view_as(leaf)
+    kl = (average * ((average + eps).log() - (leaf + eps).log())).sum()
+    (k,) = torch.autograd.grad(kl, leaf)
+    active = 0
+    for t in range(STEPS):
+        for b in range(ENVS):
+            excess = (k[t, b] @ g[t, b]).item() - delta
+            if excess > 0:
+                active += 1
+                g[t, b] -= excess / (k[t, b] @ k[t, b] + eps) * k[t, b]
+    assert (0 < active < STEPS * ENVS) == (delta < float("inf"))
     q_loss = 0.5 * (q_ret - q.gather(-1, taken).squeeze(-1)).square().mean()
-    loss = -truncated.mean() - correction.mean() + q_coef * q_loss - ent_coef * entropy
-    return torch.autograd.grad(loss, algorithm.parameters)
+    loss = -(f * g).sum() / (STEPS * ENVS) + q_coef * q_loss
+    return list(torch.autograd.grad(loss, algorithm.parameters))
 
 
 @pytest.mark.parametrize("c", [0.5, 10.0])
@@ -129,7 +148,16 @@ def test_gradients_without_a_binding_trust_region_are_those_of_the_loss(settings
     algorithm = make(max_grad_norm=None, correction_term=c, **settings)
     batch = segment(algorithm)
     by_hand = gradients_by_hand(algorithm, batch, c=c)
-    torch.testing.assert_close(gradients_of_update(algorithm, batch), list(by_hand))
+    torch.testing.assert_close(gradients_of_update(algorithm, batch), by_hand)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.3, 1.0])
+def test_gradients_with_a_binding_trust_region(delta):
+    """The entropy bonus is inside the projection, and the KL is that of the average policy."""
+    algorithm = make(max_grad_norm=None, delta=delta, ent_coef=0.3, correction_term=0.5)
+    batch = segment(algorithm)
+    by_hand = gradients_by_hand(algorithm, batch, c=0.5, ent_coef=0.3, delta=delta)
+    torch.testing.assert_close(gradients_of_update(algorithm, batch), by_hand)
 
 
 def test_a_binding_trust_region_changes_the_policy_and_leaves_the_critic():
@@ -191,7 +219,22 @@ def test_average_policy_follows_every_gradient_step():
     for seed in range(6):
         algorithm.update(segment(algorithm, seed), 0.0, log=False)
     assert len(steps) > 12
+    assert set(steps) == {algorithm.learning_rate}  # replayed segments count as much
     torch.testing.assert_close(algorithm.average_parameters, expected)
+
+
+def test_average_policy_starts_as_the_policy():
+    algorithm = make(average_noise=0.0)
+    for mean, theta in zip(algorithm.average_parameters, algorithm.parameters, strict=True):
+        assert torch.equal(mean, theta)
+        assert mean.data_ptr() != theta.data_ptr()
+
+
+def test_greedy_actions_are_the_most_probable_ones():
+    algorithm = make()
+    observations = torch.randn(50, FEATURES, generator=torch.Generator().manual_seed(0))
+    _, probs = algorithm.act(observations, torch.Generator())
+    assert torch.equal(algorithm.act_greedily(observations), probs.argmax(-1))
 
 
 def test_average_of_a_policy_that_stands_still():

@@ -50,7 +50,7 @@ def test_the_change_is_along_k():
 
 
 def test_no_feasible_point_is_nearer():
-    """Projected gradient descent on 0.5 |g - z|^2 from random feasible starts ends no nearer."""
+    """Of many random points around g, none that is feasible comes closer to it."""
     g, k, delta = random_problem(50)
     best = (project_gradient(g, k, delta) - g).norm(dim=-1)
     generator = torch.Generator().manual_seed(1)
@@ -65,6 +65,8 @@ def test_equal_policies_still_constrain_the_sum_of_the_gradient():
     f = torch.full((1, 4), 0.25, dtype=torch.float64)
     k = kl_gradient(f, f)
     torch.testing.assert_close(k, -torch.ones(1, 4, dtype=torch.float64), atol=1e-5, rtol=0)
+    z = project_gradient(rows([-3.0, -1.0, 0.0, 1.0]), k, 1.0)
+    torch.testing.assert_close(z, rows([-2.5, -0.5, 0.5, 1.5]), atol=1e-4, rtol=0)
 
 
 def test_infinite_delta_changes_nothing():

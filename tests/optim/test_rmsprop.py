@@ -12,7 +12,8 @@ def test_golden_numbers():
         theta.grad = torch.tensor([0.1], dtype=torch.float64)
         optimizer.step(7e-4)
         path.append(theta.item())
-    assert path == pytest.approx([-7.0349e-5, -1.41048e-4, -2.12100e-4], rel=1e-4)
+    expected = [-7.034873891342872e-05, -1.4104827191274087e-04, -2.1210031196503e-04]
+    assert path == pytest.approx(expected, rel=1e-9)  # epsilon outside the root: 5e-6 away
 
 
 def test_state_carries_over():
