@@ -29,7 +29,7 @@ from rlrun.run.logs import EpisodeLog, MetricsLog
 from rlrun.run.rng import generator
 from rlrun.run.signals import StopRequest, stop_on_signals
 from rlrun.run.store import CheckpointError, remove, write_atomic
-from rlrun.run.trainer import Trainer
+from rlrun.run.trainer import NotSavedError, Trainer
 from rlrun.schema import NonNegativeInt, PositiveInt, UserError
 
 logger = logging.getLogger(__name__)
@@ -196,6 +196,7 @@ def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
             exact = trainer.load_state_dict(state)
         manifest = provenance.begin(
             folder,
+            fresh=latest is None,
             seed=config["seed"],
             step=trainer.step,
             overrides=overrides,
@@ -284,8 +285,8 @@ def _train(
         status, code = ("finished", 0) if finished else ("stopped", stop.exit_code)
     except (NonFiniteUpdate, BadEnvironment) as error:
         reason, code = str(error), BROKE_DOWN
-    except OSError as error:
-        reason, code = f"no checkpoint could be saved: {error}", NOT_SAVED
+    except NotSavedError as error:
+        reason, code = str(error), NOT_SAVED
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise

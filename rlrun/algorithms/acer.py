@@ -84,6 +84,11 @@ class ACER:
         alpha: Fraction = 0.99,
         delta: NonNegativeFloat = 1.0,
     ) -> None:
+        if any(True for _ in policy.features.parameters()):
+            raise UserError(
+                f"policy: the features of {type(policy).__name__} have parameters; they belong "
+                f"into its heads, since the running average of the policy shares the features"
+            )
         self.policy = policy
         self.average_policy = copy.deepcopy(policy).requires_grad_(False)
         self.parameters: list[Tensor] = list(policy.parameters())
@@ -99,7 +104,7 @@ class ACER:
                 space=envs.observation_space,
                 frame_stack=envs.frame_stack,
             )
-        self.replay_start = max(1, replay_start // n_steps)
+        self.replay_start = replay_start // n_steps  # in segments
         self.rng = rng
         self.device = self.parameters[0].device
         self.lr_schedule = lr_schedule

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrun.data.replay import tensor_dtype
 from rlrun.data.rollout import Rollout
 from rlrun.envs import Episode, ReplayMismatch, VectorEnv
 
@@ -15,7 +16,7 @@ Act = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 class Ended(NamedTuple):
-    """A finished episode, and how many steps of the segment (all environments) came before."""
+    """A finished episode, and the steps of the segment up to its end, over all environments."""
 
     offset: int
     episode: Episode
@@ -44,7 +45,7 @@ class Collector:
         self.rng = rng
         self.clip_rewards = clip_rewards
         steps, space = (n_steps, envs.n_envs), envs.observation_space
-        dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        dtype = tensor_dtype(space)
         # Allocated by PyTorch, whose memory is aligned: on NumPy's, which is not, the bits of a
         # matrix product depend on where in memory an array happens to lie.
         self._rollout = Rollout(
@@ -93,7 +94,7 @@ class Collector:
         if self.clip_rewards:
             np.sign(self._rewards, out=self._rewards)
         stacked = np.stack(finals) if finals else self._observations[:0, 0]
-        rollout.final_observations = torch.tensor(stacked)
+        rollout.final_observations = torch.tensor(stacked, dtype=rollout.observations.dtype)
         rollout.final_index = torch.tensor(final_index, dtype=torch.int64).view(-1, 2)
         return rollout, ended
 

@@ -16,6 +16,12 @@ from torch import Tensor
 from rlrun.data.rollout import Rollout
 
 
+def tensor_dtype(space: spaces.Space) -> torch.dtype:  # type: ignore[type-arg]
+    """In what observations are kept: floats in single precision, all else as it comes."""
+    dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+    return torch.float32 if dtype.is_floating_point else dtype
+
+
 class ReplayMemory:
     """The last `slots` segments of all environments.
 
@@ -42,7 +48,7 @@ class ReplayMemory:
         self.frame_stack = frame_stack
         self.end = 0
         shape = (space.shape or ())[1:] if frame_stack > 1 else (space.shape or ())
-        dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        dtype = tensor_dtype(space)
         self._ring = slots * n_steps + frame_stack
         self._frames = torch.empty(self._ring, n_envs, *shape, dtype=dtype)
         self._reset = torch.zeros(self._ring, n_envs, dtype=torch.bool)
@@ -67,27 +73,48 @@ class ReplayMemory:
 
     @property
     def nbytes(self) -> int:
-        """Memory taken when full, in bytes."""
+        """Memory taken when full, in bytes; final observations, which are few, come on top."""
         tensors = [self._frames, self._reset, *self._steps.values()]
         return sum(tensor.nbytes for tensor in tensors)
 
     def push(self, rollout: Rollout) -> None:
-        """Append a segment that begins with the observation with which the last one ended."""
+        """Append a segment.
+
+        It begins with the observation with which the last one ended. Where an environment was
+        reset in between all the same (it could not be restored when the run was resumed), the
+        last step is taken for a truncation.
+        """
         entry, begin = self.end, self.end * self.n_steps
         stacks = rollout.observations if self.frame_stack > 1 else rollout.observations[:, :, None]
         if entry == 0:
             head = self._rows(begin - self.frame_stack + 1, begin + 1)
             self._frames[head] = stacks[0].movedim(1, 0)
-            self._reset[begin] = rollout.reset[0]
-        rows = self._rows(begin + 1, begin + self.n_steps + 1)
-        self._frames[rows] = stacks[1:, :, -1]
-        self._reset[rows] = rollout.reset[1:]
+        else:
+            self._truncate(rollout.reset[0] & ~self._reset[begin % self._ring])
+        rows = self._rows(begin, begin + self.n_steps + 1)
+        self._frames[rows] = stacks[:, :, -1]
+        self._reset[rows] = rollout.reset
         for name, kept in self._steps.items():
             kept[entry % self.slots] = getattr(rollout, name)
         self._finals.pop(entry - self.slots, None)
         if len(rollout.final_index):
             self._finals[entry] = rollout.final_index.clone(), rollout.final_observations.clone()
         self.end += 1
+
+    def _truncate(self, envs: Tensor) -> None:
+        """Let the newest segment end in a truncation in the masked environments, `[B]` bool."""
+        if not envs.any():
+            return
+        entry = self.end - 1
+        stacks = self.read(torch.full((self.n_envs,), entry)).observations[-1]
+        where = envs.nonzero()
+        index = torch.cat([torch.full_like(where, self.n_steps - 1), where], dim=1)
+        if entry in self._finals:
+            known, observations = self._finals[entry]
+            self._finals[entry] = torch.cat([known, index]), torch.cat([observations, stacks[envs]])
+        else:
+            self._finals[entry] = index, stacks[envs]
+        self._steps["truncated"][entry % self.slots, -1, envs] = True
 
     def sample(self, generator: torch.Generator) -> tuple[Rollout, Tensor]:
         """One segment per environment, each drawn uniformly from that environment's history.
@@ -144,7 +171,7 @@ class ReplayMemory:
 
     def export(self, start: int, stop: int) -> dict[str, Tensor]:
         """The entries `start .. stop - 1` with their number as the leading dimension."""
-        rows = self._rows(start * self.n_steps + 1, stop * self.n_steps + 1)
+        rows = self._rows(start * self.n_steps, stop * self.n_steps)
         by_entry = (stop - start, self.n_steps)
         slots = torch.arange(start, stop) % self.slots
         return {
@@ -155,34 +182,39 @@ class ReplayMemory:
 
     def restore(self, start: int, stop: int, tensors: dict[str, Tensor]) -> None:
         """Take over what `export` gave."""
-        rows = self._rows(start * self.n_steps + 1, stop * self.n_steps + 1)
+        rows = self._rows(start * self.n_steps, stop * self.n_steps)
         self._frames[rows] = tensors["frames"].flatten(0, 1)
         self._reset[rows] = tensors["reset"].flatten(0, 1)
         slots = torch.arange(start, stop) % self.slots
         for name, kept in self._steps.items():
             kept[slots] = tensors[name]
 
+    def _edges(self) -> Tensor:
+        """Rows of the frames before the oldest entry, and of the one after the newest."""
+        begin, end = self.first * self.n_steps, self.end * self.n_steps
+        return torch.cat(
+            [self._rows(begin - self.frame_stack + 1, begin), self._rows(end, end + 1)]
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        """What `export` leaves out: the frames before the oldest entry, and the final ones."""
-        begin = self.first * self.n_steps
-        head = self._rows(begin - self.frame_stack + 1, begin + 1)
+        """What `export` leaves out: the frames at the edges, and the final observations."""
         state: dict[str, Any] = {"end": self.end, "finals": {}}
         if self.end:
-            state["head"] = self._frames[head]
-            state["head_reset"] = self._reset[head]
+            state["frames"] = self._frames[self._edges()]
+            state["reset"] = self._reset[self._edges()]
         for entry, (index, observations) in self._finals.items():
             state["finals"][str(entry)] = {"index": index, "observations": observations}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave; the entries themselves come by `restore`."""
+        """Take over what `state_dict` gave, after the entries came by `restore`."""
         self.end = state["end"]
-        begin = self.first * self.n_steps
         if self.end:
-            head = self._rows(begin - self.frame_stack + 1, begin + 1)
-            self._frames[head] = state["head"]
-            self._reset[head] = state["head_reset"]
-        self._finals = {
-            int(entry): (final["index"], final["observations"])
-            for entry, final in state["finals"].items()
-        }
+            self._frames[self._edges()] = state["frames"]
+            self._reset[self._edges()] = state["reset"]
+        self._finals = {}
+        for name, final in state["finals"].items():
+            entry, index = int(name), final["index"]
+            self._finals[entry] = index, final["observations"]
+            # A truncation may have been added after the entry was written.
+            self._steps["truncated"][entry % self.slots, index[:, 0], index[:, 1]] = True

@@ -21,7 +21,8 @@ def importance_ratio(probs: Tensor, behaviour: Tensor) -> Tensor:
 def correction_weight(probs: Tensor, rho: Tensor, c: float) -> Tensor:
     """Weight of the bias correction, `[1 - c / rho(a)]_+ pi(a)` (ACER, eq. 7).
 
-    Zero wherever `rho <= c`, hence always zero on fresh experience.
+    Zero wherever `rho <= c`, hence always zero on fresh experience. Without the epsilon of the
+    published code, which would make it a little more than zero at `rho = c`.
 
     Args:
         probs: `[..., A]`.

@@ -26,8 +26,8 @@ class RMSprop:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Move the parameters along their `.grad`, which every one of them must have."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        """Move the parameters against their `.grad`, which every one of them must have."""
+        gradients: list[Tensor] = [p.grad for p in self.parameters]  # type: ignore[misc]
         torch._foreach_mul_(self.mean_squares, self.alpha)
         torch._foreach_addcmul_(self.mean_squares, gradients, gradients, 1.0 - self.alpha)
         roots = torch._foreach_add(self.mean_squares, self.epsilon)

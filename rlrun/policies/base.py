@@ -12,7 +12,10 @@ class Policy(nn.Module):
     """
 
     features: nn.Module
-    """From a batch of raw observations `[N, ...]` to the float tensor that the heads read."""
+    """From raw observations `[N, ...]` to the float tensor that the heads read.
+
+    It has no parameters, for its output is shared by a policy and its running average.
+    """
 
     def head(self, name: str, features: Tensor) -> Tensor:
         """One output alone, `[N, size]`."""

@@ -19,7 +19,7 @@ class CnnPolicy(Policy):
         observation_space: of one environment.
         heads: size of each output by name, in the order in which `forward` returns them.
         generator: source of the initial weights.
-        features: width of the layer before the heads.
+        features_dim: width of the layer before the heads.
 
     Raises:
         UserError: the observations do not fit.
@@ -31,7 +31,7 @@ class CnnPolicy(Policy):
         heads: Mapping[str, int],
         generator: torch.Generator,
         *,
-        features: PositiveInt = 512,
+        features_dim: PositiveInt = 512,
     ) -> None:
         super().__init__()
         self.features = images = ImageFeatures(observation_space)
@@ -46,12 +46,15 @@ class CnnPolicy(Policy):
             conv(64, 64, 3, 1, generator),
             nn.ReLU(),
             nn.Flatten(),
-            linear(64 * height * width, features, math.sqrt(2), generator),
+            linear(64 * height * width, features_dim, math.sqrt(2), generator),
             nn.ReLU(),
         )
         self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heads = nn.ModuleDict(
-            {name: linear(features, outputs, 0.01, generator) for name, outputs in heads.items()}
+            {
+                name: linear(features_dim, outputs, 0.01, generator)
+                for name, outputs in heads.items()
+            }
         )
 
     def head(self, name: str, features: Tensor) -> Tensor:

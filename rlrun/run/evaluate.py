@@ -60,7 +60,10 @@ def evaluate_policy(
         episodes: how many, >= 1.
         deterministic: take the most probable action instead of drawing one.
         rng: draws the actions, if they are drawn.
-        stop: asked at each step; True ends the evaluation without a result.
+        stop: asked at each step.
+
+    Returns:
+        None if it was stopped.
     """
     n = envs.n_envs
     shares = [len(range(env, episodes, n)) for env in range(n)]

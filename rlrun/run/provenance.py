@@ -60,7 +60,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def begin(
-    folder: Path, *, seed: int, step: int, overrides: list[str], device: torch.device, exact: bool
+    folder: Path,
+    *,
+    fresh: bool,
+    seed: int,
+    step: int,
+    overrides: list[str],
+    device: torch.device,
+    exact: bool,
 ) -> dict[str, Any]:
     """Write down that a process takes up the run at `step`, and return the manifest.
 
@@ -69,15 +76,17 @@ def begin(
     `approximate`, a run stays so, and `reasons` says why.
     """
     here = surroundings(device)
-    manifest = read_manifest(folder) if step else {}
+    manifest = {} if fresh else read_manifest(folder)
     if not manifest:
         identity = os.urandom(4).hex()
         manifest = {"id": identity, "seed": seed, "grade": "exact", "reasons": [], "parts": []}
     reasons: list[str] = manifest["reasons"]
-    if not exact and (note := "the environment is not deterministic") not in reasons:
-        reasons.append(note)
+    new = [] if exact else ["the environment is not deterministic"]
+    if device.type != "cpu":
+        new.append(f"results on {device.type} may differ in their last bits")
     if manifest["parts"]:
-        reasons += changes(manifest["parts"][-1], here)
+        new += changes(manifest["parts"][-1], here)
+    reasons += [reason for reason in new if reason not in reasons]
     manifest["grade"] = "approximate" if reasons else "exact"
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     part = {"step": step, "started": started, "overrides": overrides, **git_state(), **here}
@@ -93,5 +102,5 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"{key} changed from {flat_before.get(key)} to {flat_now[key]}"
         for key in flat_now
-        if key not in ("versions", "rlrun") and flat_before.get(key) != flat_now[key]
+        if key != "versions" and flat_before.get(key) != flat_now[key]
     ]

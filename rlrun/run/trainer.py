@@ -21,7 +21,11 @@ from rlrun.run.signals import StopRequest
 logger = logging.getLogger(__name__)
 
 WINDOW = 100  # episodes over which the return of the training is averaged
-WARM_UP = 2  # updates left out of the speed, for first calls allocate and compile
+WARM_UP = 2  # updates left out of the speed: first calls allocate and compile
+
+
+class NotSavedError(OSError):
+    """The checkpoint at the end of a process could not be written; the one before is intact."""
 
 
 class Screen(Protocol):
@@ -108,6 +112,8 @@ class Trainer:
         # Of the loop, evaluations and the first updates of each process left out.
         self.timed_steps = 0
         self.timed_seconds = 0.0
+        self._started = time.monotonic()
+        self._shown: dict[str, float] = {}
 
     def begin(self) -> None:
         """Start from nothing: first episodes, empty logs."""
@@ -127,11 +133,10 @@ class Trainer:
 
         Raises:
             NonFiniteUpdate: the algorithm broke down; the last checkpoint is intact.
-            OSError: the last checkpoint could not be written.
+            NotSavedError: the last checkpoint could not be written.
         """
         self.screen, self.views = screen, views
         self._started = time.monotonic()
-        self._shown: dict[str, float] = {}
         self._schedule_saves()
         warm_up = WARM_UP
         while True:
@@ -147,7 +152,10 @@ class Trainer:
             else:
                 self.timed_steps += self.collector.n_steps * self.collector.envs.n_envs
                 self.timed_seconds += time.perf_counter() - begin
-        self._save(best=False)
+        try:
+            self._save(best=False)
+        except OSError as error:
+            raise NotSavedError(f"the last checkpoint could not be saved: {error}") from error
         return self.step >= self.total_timesteps and not self._evaluation_is_due()
 
     @property
@@ -219,8 +227,9 @@ class Trainer:
         self._view({"eval/return_mean": mean, "eval/return_std": std})
         self.screen.evaluation(self.step, mean, std, episodes)
         if mean > self.best_return:
-            self.best_return = mean
-            self._try_to_save(best=True)
+            before, self.best_return = self.best_return, mean
+            if not self._try_to_save(best=True):
+                self.best_return = before
 
     def _schedule_saves(self) -> None:
         """Set when the next checkpoint is due, by steps and by time."""
@@ -232,13 +241,16 @@ class Trainer:
         if self.step >= self._save_at_step or time.monotonic() >= self._save_at_time:
             self._try_to_save(best=False)
 
-    def _try_to_save(self, best: bool) -> None:
+    def _try_to_save(self, best: bool) -> bool:
         """Save; if the disk fails, training goes on and the next checkpoint tries again."""
         try:
             self._save(best)
         except OSError as error:
             logger.warning("no checkpoint at step %d, will retry: %s", self.step, error)
-        self._schedule_saves()
+            return False
+        finally:
+            self._schedule_saves()
+        return True
 
     def _save(self, best: bool) -> None:
         memory = self.algorithm.memory
@@ -278,8 +290,8 @@ class Trainer:
         self.step = kept["step"]
         self.updates = kept["updates"]
         self.episodes = kept["episodes"]
-        self.returns.extend(kept["returns"])
-        self.lengths.extend(kept["lengths"])
+        self.returns = deque(kept["returns"], WINDOW)
+        self.lengths = deque(kept["lengths"], WINDOW)
         self.best_return = kept["best_return"]
         self.evaluated_at = kept["evaluated_at"]
         self.last_evaluation = kept["last_evaluation"]

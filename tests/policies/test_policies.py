@@ -48,7 +48,7 @@ def test_towers_share_nothing():
 
 @pytest.mark.parametrize("shape", [(4, 84, 84), (84, 84, 3), (84, 84), (1, 40, 60)])
 def test_cnn(shape):
-    policy = CnnPolicy(image(*shape), HEADS, generator(0, "init"), features=32)
+    policy = CnnPolicy(image(*shape), HEADS, generator(0, "init"), features_dim=32)
     pictures = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
     features = policy.features(pictures)
     assert 0.0 <= features.min() <= features.max() <= 1.0
