@@ -42,10 +42,18 @@ def assemble(config: Mapping[str, Any]) -> Parts:
         make_policy = configs.instantiate(config["policy"], "policy")
         policy: Policy = make_policy(envs.observation_space, heads, generator(seed, "init"))
         lr_schedule = configs.instantiate(config["lr_schedule"], "lr_schedule")
-        algorithm: Algorithm = make_algorithm(
-            policy.to(device), envs, generator(seed, "replay"), lr_schedule
-        )
-        clip, rng = config["env"]["clip_rewards"], generator(seed, "action")
+        rng = generator(seed, "replay")
+        try:
+            algorithm: Algorithm = make_algorithm(policy.to(device), envs, rng, lr_schedule)
+        except RuntimeError as error:
+            if "alloc" not in str(error):
+                raise
+            raise UserError(
+                "there is not enough memory for the algorithm: lower algo.buffer_size (steps per "
+                "environment) or env.n_envs"
+            ) from error
+        clip = config["env"]["clip_rewards"]
+        rng = generator(seed, "action")
         collector = Collector(envs, algorithm.n_steps, heads["policy"], clip, rng)
     except BaseException:
         envs.close()
@@ -77,6 +85,11 @@ def set_threads(threads: int | None, envs: VectorEnv) -> None:
     """Threads of PyTorch: as many as asked for; else all cores for pictures, one for vectors.
 
     Work as small as that of vectors loses more by handing it to threads than it gains.
+
+    Raises:
+        UserError: so many threads that the process would not survive it.
     """
+    if threads is not None and threads > (most := 16 * (os.cpu_count() or 1)):
+        raise UserError(f"threads: {threads} is more than this machine bears; at most {most}")
     pictures = len(envs.observation_space.shape or ()) >= 2
     torch.set_num_threads(threads or (len(os.sched_getaffinity(0)) if pictures else 1))

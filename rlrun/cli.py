@@ -46,6 +46,7 @@ _FLAGS = (
 
 def main() -> int:
     """Entry point of the command; returns its exit code."""
+    sys.path.append(os.getcwd())  # for the user's own modules; last, so that it shadows nothing
     try:
         return _dispatch(sys.argv[1:])
     except UserError as error:
@@ -53,6 +54,9 @@ def main() -> int:
             raise
         print(f"rlrun: {error}", file=sys.stderr)
         return USER_ERROR
+    except KeyboardInterrupt:
+        print("rlrun: stopped before the training began", file=sys.stderr)
+        return STOPPED[0]
     except BrokenPipeError:  # the reader of our output has gone, as in `rlrun list envs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

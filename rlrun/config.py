@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from rlrun import schema
-from rlrun.schema import Matches, NonNegativeInt, PositiveFloat, PositiveInt, UserError
+from rlrun import schema, usage
+from rlrun.schema import Matches, NonNegativeInt, PositiveFloat, PositiveInt, Range, UserError
 from rlrun.stored import resolve
 
 COMPONENTS = ("policy", "algo", "logger", "lr_schedule")
@@ -31,7 +31,6 @@ MAY_CHANGE = (
     "logger",
     "checkpoint",
     "eval",
-    "run",
 )
 """Keys that a run may go on with in another setting."""
 
@@ -46,7 +45,7 @@ class Env:
 
     id: str
     """Gymnasium id, or `module:id`."""
-    n_envs: PositiveInt = 4
+    n_envs: Annotated[int, Range(1, 4096)] = 4
     """Parallel environments; 16 for Atari."""
     clip_rewards: bool = False
     """Learn from the sign of the rewards; true for Atari. The returns shown are never clipped."""
@@ -270,7 +269,7 @@ def changed(config: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
     Raises:
         UserError: a key that does not exist or may not change, or a value that does not fit.
     """
-    new: dict[str, Any] = json.loads(json.dumps(config))
+    new = check(config)
     found = []
     for key, value in values_of(words).items():
         top, (parent, _, name) = key.partition(".")[0], key.rpartition(".")
@@ -282,7 +281,11 @@ def changed(config: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
             allowed = ", ".join(MAY_CHANGE)
             found.append(f"{key}: a run cannot go on with another value; only these: {allowed}")
         elif key == "logger" and isinstance(value, str):
-            new["logger"] = compose([f"logger={value}"])["logger"]
+            options = usage.options("logger", [config_folder()])
+            if value in options:
+                new["logger"] = compose([f"logger={value}"])["logger"]
+            else:
+                found.append(f"logger={value}: unknown option; there are: {', '.join(options)}")
         else:
             node[name] = value
     if found:

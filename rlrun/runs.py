@@ -1,4 +1,4 @@
-"""The life of a run: begin, go on, stop, finish; and playing with what it has learnt."""
+"""The life of a run: begin, go on, stop, finish."""
 
 import json
 import logging
@@ -16,28 +16,26 @@ import yaml
 from rlrun import config as configs
 from rlrun import stored
 from rlrun.algorithms.base import NonFiniteUpdate
-from rlrun.build import Parts, assemble, make_envs
+from rlrun.build import Parts, assemble
 from rlrun.envs import BadEnvironment, is_deterministic
+from rlrun.evaluation import fitting, play_episodes
 from rlrun.run import plots, provenance
 from rlrun.run.checkpoint import Checkpointer, NoIntactCheckpoint
 from rlrun.run.console import Screen, farewell, log_to, say
-from rlrun.run.evaluate import Evaluation, evaluate_policy
+from rlrun.run.evaluate import Evaluation
 from rlrun.run.lock import NAME as LOCK
 from rlrun.run.lock import RunLock
 from rlrun.run.loggers import SafeView, run_title
 from rlrun.run.logs import EpisodeLog, MetricsLog
-from rlrun.run.rng import generator
 from rlrun.run.signals import StopRequest, stop_on_signals
-from rlrun.run.store import CheckpointError, remove, write_atomic
+from rlrun.run.store import remove, write_atomic
 from rlrun.run.trainer import NotSavedError, Trainer
-from rlrun.schema import NonNegativeInt, PositiveInt, UserError
+from rlrun.schema import UserError
 
 logger = logging.getLogger(__name__)
 
 BROKE_DOWN, NOT_SAVED = 3, 4
 """Exit codes of a training that failed: numbers that are not finite, a disk that takes nothing."""
-
-EVALUATION_ENVS = 10  # played side by side
 
 
 def train(config: dict[str, Any], overrides: list[str]) -> int:
@@ -55,13 +53,13 @@ def train(config: dict[str, Any], overrides: list[str]) -> int:
     """
     folder = configs.run_folder(config)
     if not config["run"]["overwrite"] and (folder / "config.yaml").exists():
-        before = stored.read(folder / "config.yaml")
+        before, now = stored.read(folder / "config.yaml"), configs.dotted(config)
         if configs.digest(before) != configs.digest(config):
-            now = configs.dotted(config)
+            then = configs.dotted(before)
             differences = [
-                f"{key}={value!r} instead of {now.get(key)!r}"
-                for key, value in configs.dotted(before).items()
-                if not isinstance(value, Mapping) and now.get(key) != value
+                f"{key}={then.get(key)!r} instead of {value!r}"
+                for key, value in now.items()
+                if not isinstance(value, Mapping) and then.get(key) != value
             ]
             raise UserError(
                 f"{folder} was resumed with other settings ({', '.join(differences)}). "
@@ -79,89 +77,9 @@ def resume(folder: Path, changes: list[str], trust: list[str]) -> int:
     Raises:
         UserError: there is no run that can be read, or a change is not possible.
     """
-    config = stored.load(folder / "config.yaml", trust)
-    return _run(configs.changed(config, changes), changes, folder)
-
-
-def evaluate(
-    folder: Path,
-    *,
-    checkpoint: str | int = "best",
-    episodes: PositiveInt = 100,
-    deterministic: bool = True,
-    seed: NonNegativeInt | None = None,
-    trust: list[str] | None = None,
-) -> int:
-    """Play whole episodes with a checkpoint of the run, and write `evaluation.json`.
-
-    Args:
-        folder: of the run.
-        checkpoint: `best` (the newest, if none has been evaluated), `last`, or a step.
-        episodes: how many.
-        deterministic: take the most probable actions instead of drawing them.
-        seed: of the episodes; None for the run's own, in a stream apart from the training's.
-        trust: packages that the stored config may name components of.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        UserError: there is no such run or checkpoint.
-    """
-    config = configs.check(stored.load(folder / "config.yaml", trust or []))
-    if seed is not None:
-        config["seed"] = seed
-    checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
-    parts = assemble(config)
-    parts.collector.envs.close()
-    try:
-        state, _ = checkpointer.load(_find(checkpointer, str(checkpoint)), None)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
-    parts.algorithm.load_state_dict(state["algorithm"])
-    with stop_on_signals() as stop, log_to(None):
-        played = _play(config, parts, "evaluate", episodes, deterministic, stop)
-    if played is None:
-        return stop.exit_code
-    step = state["trainer"]["step"]
-    result = {"step": step, **played.to_json()}
-    write_atomic(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    how = "deterministic" if deterministic else "stochastic"
-    say(
-        f"{config['env']['id']} after {step:,} steps: return {played.mean:.2f} "
-        f"+- {played.std:.2f} over {episodes} episodes, {how}"
-    )
-    return 0
-
-
-def _find(checkpointer: Checkpointer, name: str) -> Path:
-    """The checkpoint that is meant by `best`, `last` or a step."""
-    if name == "best":
-        path = checkpointer.best() or checkpointer.latest()
-    elif name == "last":
-        path = checkpointer.latest()
-    else:
-        steps = {p.name.removeprefix("step-").lstrip("0"): p for p in checkpointer.paths()}
-        if name.lstrip("0") not in steps:
-            known = ", ".join(["best", "last", *steps])
-            raise UserError(f"checkpoint: there is no {name!r}; allowed: {known}")
-        path = steps[name.lstrip("0")]
-    if path is None:
-        raise UserError("the run has no checkpoint yet; `rlrun resume` goes on with it")
-    return path
-
-
-def _play(
-    config: Mapping[str, Any],
-    parts: Parts,
-    stream: str,
-    episodes: int,
-    deterministic: bool,
-    stop: StopRequest,
-) -> Evaluation | None:
-    envs = make_envs(config, stream, min(EVALUATION_ENVS, episodes))
-    rng = generator(config["seed"], stream)
-    return evaluate_policy(parts.algorithm, envs, episodes, deterministic, rng, stop)
+    config = configs.changed(stored.load(folder / "config.yaml", trust), changes)
+    config["run"]["overwrite"] = False  # whatever the run began with
+    return _run(config, changes, folder)
 
 
 def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
@@ -172,19 +90,20 @@ def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
         stack.enter_context(RunLock(folder))
         if config["run"]["overwrite"]:
             _clear(folder)
+            config["run"]["overwrite"] = False  # not again when it is resumed
+        stack.enter_context(log_to(folder / "run.log"))
         checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
         try:
             latest = checkpointer.latest()
         except NoIntactCheckpoint as error:
             raise UserError(f"{error}; run.overwrite=true begins the run anew") from error
-        if latest is not None and _is_finished(folder, config):
+        if _is_finished(folder, config):
             say(
                 f"{folder} is finished. `rlrun resume {folder} total_timesteps=N` goes on with "
                 f"it, run.overwrite=true begins it anew."
             )
             return 0
         stop = stack.enter_context(stop_on_signals())
-        stack.enter_context(log_to(folder / "run.log"))
         trainer = _trainer(config, parts, checkpointer, folder, stop)
         stack.callback(trainer.close)
         if latest is None:
@@ -193,7 +112,9 @@ def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
             write_atomic(folder / "overrides.yaml", yaml.safe_dump(overrides))
         else:
             state, _ = checkpointer.load(latest, parts.algorithm.memory)
-            exact = trainer.load_state_dict(state)
+            with fitting(latest):
+                exact = trainer.load_state_dict(state)
+            logger.info("Going on at step %s from %s", f"{trainer.step:,}", latest)
         manifest = provenance.begin(
             folder,
             fresh=latest is None,
@@ -216,10 +137,10 @@ def _clear(folder: Path) -> None:
 def _is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
     try:
         result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+        finished: bool = result["status"] == "finished"
+        return finished and result["step"] >= config["total_timesteps"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    finished: bool = result["status"] == "finished" and result["step"] >= config["total_timesteps"]
-    return finished
 
 
 def _trainer(
@@ -233,7 +154,7 @@ def _trainer(
     episodes, deterministic = evaluation["episodes"], evaluation["deterministic"]
 
     def play() -> Evaluation | None:
-        return _play(config, parts, "eval", episodes, deterministic, stop)
+        return play_episodes(config, parts, "eval", episodes, deterministic, stop)
 
     minutes = saving["every_minutes"]
     return Trainer(
@@ -297,6 +218,7 @@ def _train(
         write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     if reason:
         logger.error("%s", reason)
+    logger.info("%s at step %s", status.capitalize(), f"{trainer.step:,}")
     plots.learning_curve(folder)
     farewell(folder, result, _next_commands(folder, status))
     return code
@@ -306,8 +228,10 @@ def _next_commands(folder: Path, status: str) -> list[tuple[str, str]]:
     """Three things to try next."""
     rlrun = "rlrun" if shutil.which("rlrun") else os.path.relpath(sys.argv[0])
     run = shlex.quote(str(folder))
-    if status != "finished":
+    if status == "stopped":
         return [(f"{rlrun} resume {run}", "go on where it stopped, bit for bit")]
+    if status == "failed":
+        return [(f"{rlrun} inspect {run}", "see what there is; then train with other settings")]
     tensorboard = str(Path(rlrun).with_name("tensorboard"))
     return [
         (f"{rlrun} evaluate {run} deterministic=false", "play 100 episodes with sampled actions"),

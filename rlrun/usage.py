@@ -49,7 +49,7 @@ Examples (quotes keep the shell away from brackets and blanks)
   rlrun env=LunarLander-v3 algo.learning_rate=1e-3 'policy.hidden=[128, 128]' lr_schedule=constant
   rlrun experiment=none algo.replay_ratio=0
   rlrun -m env=CartPole-v1,Acrobot-v1 'seed=range(5)'
-  rlrun resume outputs/CartPole-v1/acer-ad625094/seed-0 total_timesteps=200000
+  rlrun resume outputs/CartPole-v1/acer-*/seed-0 total_timesteps=200000
 """
 
 

@@ -33,11 +33,11 @@ def resume(words: Sequence[str]) -> int:
 def evaluate(words: Sequence[str]) -> int:
     """`RUN [KEY=VALUE]...`: evaluate a checkpoint of a run."""
     folder, words, trust = _run_and_trust("evaluate", words)
-    from rlrun import config, runs
+    from rlrun import config, evaluation
 
-    values = schema.coerced(runs.evaluate, config.values_of(words))
-    schema.require(runs.evaluate, values, partial=True)
-    return runs.evaluate(folder, trust=trust, **values)
+    values = schema.coerced(evaluation.evaluate, config.values_of(words))
+    schema.require(evaluation.evaluate, values, partial=True)
+    return evaluation.evaluate(folder, trust=trust, **values)
 
 
 def _run_and_trust(verb: str, words: Sequence[str]) -> tuple[Path, list[str], list[str]]:
@@ -140,9 +140,12 @@ def _run_line(folder: Path) -> str:
     if not result:
         return f"{folder}  not ended yet"
     evaluation = result.get("eval") or {}
-    mean = evaluation.get("return_mean")
-    shown = "" if mean is None else f", return {mean:.1f} in {evaluation.get('episodes')} episodes"
-    return f"{folder}  {result.get('status')} at {result.get('step'):,} steps{shown}"
+    try:
+        mean = evaluation.get("return_mean")
+        shown = "" if mean is None else f", return {mean:.1f} in {evaluation['episodes']} episodes"
+        return f"{folder}  {result['status']} at {result['step']:,} steps{shown}"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return f"{folder}  result.json is damaged"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

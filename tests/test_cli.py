@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlrun import __version__, config, runs, stored, usage
+from rlrun import __version__, config, evaluation, runs, stored, usage
 from rlrun.run.checkpoint import Checkpointer
 from rlrun.schema import UserError
 
@@ -62,8 +62,7 @@ def test_help_names_everything(command: Command) -> None:
 
 def test_the_run_folder_in_the_help_is_of_the_right_form(command: Command) -> None:
     (line,) = (line for line in command("-h").out.splitlines() if "  rlrun resume outputs" in line)
-    folder = config.run_folder(config.check(config.compose([])))
-    assert len(line.split()[2]) == len(str(folder))
+    assert config.run_folder(config.check(config.compose([]))).match(line.split()[2])
 
 
 def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -229,7 +228,7 @@ def test_resume_and_evaluate_pass_on_what_is_said(
     (tmp_path / "run/config.yaml").write_text(stored.dump(config.compose([])))
     seen: list[Any] = []
     monkeypatch.setattr(runs, "resume", lambda *given: seen.append(given) or 143)
-    real = list(inspect.signature(runs.evaluate).parameters)
+    real = list(inspect.signature(evaluation.evaluate).parameters)
 
     def evaluate(
         folder: Path,
@@ -244,7 +243,7 @@ def test_resume_and_evaluate_pass_on_what_is_said(
         return 0
 
     assert list(inspect.signature(evaluate).parameters) == real
-    monkeypatch.setattr(runs, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     assert command("resume", "run", "total_timesteps=5", "trust=[a.b]").code == 143
     assert command("evaluate", "run/", "checkpoint=2000", "episodes=1e1").code == 0
     assert seen == [

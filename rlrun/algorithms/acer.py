@@ -9,7 +9,7 @@ itself. There is no head for V: it is the mean of Q under the policy.
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from gymnasium import spaces
@@ -32,6 +32,7 @@ from rlrun.schema import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Range,
     UserError,
 )
 
@@ -77,7 +78,7 @@ class ACER:
         rprop_alpha: Fraction = 0.99,
         rprop_epsilon: PositiveFloat = 1e-5,
         buffer_size: PositiveInt = 5000,
-        replay_ratio: NonNegativeFloat = 4.0,
+        replay_ratio: Annotated[float, Range(0, 100)] = 4.0,
         replay_start: NonNegativeInt = 1000,
         correction_term: PositiveFloat = 10.0,
         trust_region: bool = True,

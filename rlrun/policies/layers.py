@@ -33,11 +33,21 @@ def _orthogonal(layer: Layer, gain: float, generator: torch.Generator) -> Layer:
     return layer
 
 
+SMALLEST = 36  # pixels per side: below that nothing is left after the third convolution
+
+
+def is_picture(space: spaces.Box) -> bool:
+    """Bytes of two or three dimensions, of which two are as long as a picture's sides."""
+    sides = sorted(space.shape)[-2:]
+    return space.dtype == "uint8" and len(space.shape) in (2, 3) and min(sides) >= SMALLEST
+
+
 class VectorFeatures(nn.Module):
     """Observations as flat float vectors, `[N, ...]` -> `[N, size]`; discrete ones as one-hots.
 
     Raises:
-        UserError: the space is neither `Box` nor `Discrete`.
+        UserError: the space is neither `Box` nor `Discrete`, or shows pictures large enough for
+            `ImageFeatures`.
     """
 
     def __init__(self, space: spaces.Space) -> None:  # type: ignore[type-arg]
@@ -47,8 +57,13 @@ class VectorFeatures(nn.Module):
         if isinstance(space, spaces.Discrete):
             self.classes, self.start = int(space.n), int(space.start)
             self.size = self.classes
-        elif isinstance(space, spaces.Box):
+        elif isinstance(space, spaces.Box) and not is_picture(space):
             self.size = math.prod(space.shape)
+        elif isinstance(space, spaces.Box):
+            raise UserError(
+                f"policy=mlp reads vectors, and this environment shows pictures of "
+                f"{'x'.join(map(str, space.shape))}. Use policy=cnn."
+            )
         else:
             raise UserError(
                 f"policy=mlp reads Box and Discrete observations, and this environment gives "
@@ -70,8 +85,6 @@ class ImageFeatures(nn.Module):
             than the receptive field of the network.
     """
 
-    SMALLEST = 36  # pixels per side: below that nothing is left after the third convolution
-
     def __init__(self, space: spaces.Space) -> None:  # type: ignore[type-arg]
         super().__init__()
         shape = space.shape or ()
@@ -85,9 +98,9 @@ class ImageFeatures(nn.Module):
             shape = (1, *shape)
         elif self.channels_last:
             shape = (shape[2], *shape[:2])
-        if min(shape[1:]) < self.SMALLEST:
+        if min(shape[1:]) < SMALLEST:
             raise UserError(
-                f"policy=cnn needs pictures of at least {self.SMALLEST}x{self.SMALLEST} pixels, "
+                f"policy=cnn needs pictures of at least {SMALLEST}x{SMALLEST} pixels, "
                 f"and this environment's have {shape[1]}x{shape[2]}. Enlarge them with "
                 f"gymnasium.wrappers.ResizeObservation, or use policy=mlp."
             )

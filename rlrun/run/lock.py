@@ -16,7 +16,7 @@ class RunLock:
     """Lock of a run's folder, as a context manager; the kernel frees it however the process ends.
 
     The file stays behind and names the process that had it last. Raises UserError if another
-    process (or another RunLock of this one) holds it.
+    process (or another RunLock of this one) holds it, or if the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,9 +37,15 @@ class RunLock:
 
     def acquire(self) -> None:
         """Take the lock without waiting; creates the folder if it is missing."""
-        make_folder(self._folder)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(self._folder / NAME, flags, 0o666)
+        try:
+            make_folder(self._folder)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            handle = os.open(self._folder / NAME, flags, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"{self._folder} cannot be written: {error.strerror}. "
+                "Choose another place with run.dir=FOLDER."
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(handle, 0)

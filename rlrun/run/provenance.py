@@ -50,13 +50,18 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else changes != ""}
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run; empty if it has none yet."""
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run; None if it has none, or a damaged one."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / NAME).read_text())
-    except FileNotFoundError:
-        return {}
-    return manifest
+        manifest = json.loads((folder / NAME).read_text())
+        complete = (
+            isinstance(manifest["id"], str)
+            and all(isinstance(reason, str) for reason in manifest["reasons"])
+            and all(isinstance(part["versions"], dict) for part in manifest["parts"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return manifest if complete else None
 
 
 def begin(
@@ -76,12 +81,14 @@ def begin(
     `approximate`, a run stays so, and `reasons` says why.
     """
     here = surroundings(device)
-    manifest = {} if fresh else read_manifest(folder)
-    if not manifest:
+    manifest = None if fresh else read_manifest(folder)
+    new = [] if exact else ["the environment is not deterministic"]
+    if manifest is None:
         identity = os.urandom(4).hex()
         manifest = {"id": identity, "seed": seed, "grade": "exact", "reasons": [], "parts": []}
+        if not fresh:
+            new.append(f"{NAME} was lost or damaged, and what it said is not known")
     reasons: list[str] = manifest["reasons"]
-    new = [] if exact else ["the environment is not deterministic"]
     if device.type != "cpu":
         new.append(f"results on {device.type} may differ in their last bits")
     if manifest["parts"]:

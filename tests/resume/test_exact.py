@@ -17,6 +17,7 @@ from rlrun.run.trainer import Trainer
 
 CARTPOLE = [
     "env=CartPole-v1",
+    "env.kwargs={max_episode_steps: 25}",  # so that truncations are among it
     "total_timesteps=3000",
     "env.n_envs=3",
     "algo.n_steps=5",
@@ -43,7 +44,11 @@ PICTURES = [
     "logger=files",
     "threads=1",
 ]
-PONG = ["env=PongNoFrameskip-v4", *PICTURES[1:]]
+PONG = [
+    "env=PongNoFrameskip-v4",
+    "env.kwargs={max_num_frames_per_episode: 200}",
+    *PICTURES[1:],
+]
 
 
 @pytest.fixture
@@ -177,7 +182,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(command, stop_at, tmp_
 
 
 def test_an_environment_that_cannot_be_replayed_is_graded(command, stop_at, tmp_path):
-    words = [*CARTPOLE[1:], "env=tests.tasks:Faulty-v0"]
+    words = [*CARTPOLE[2:], "env=tests.tasks:Faulty-v0"]
     words += ["env.kwargs={fault: noise}", "eval.episodes=0"]
     stop_at(20)
     folder, _ = train(command, tmp_path, *words, code=143)
@@ -189,12 +194,96 @@ def test_an_environment_that_cannot_be_replayed_is_graded(command, stop_at, tmp_
 
 
 def test_numbers_that_are_not_finite_end_the_run_with_its_reason(command, tmp_path):
-    words = [*CARTPOLE[1:], "env=tests.tasks:Faulty-v0"]
+    words = [*CARTPOLE[2:], "env=tests.tasks:Faulty-v0"]
     folder, result = train(command, tmp_path, *words, "env.kwargs={fault: reward}", code=3)
     told = json.loads((folder / "result.json").read_text())
     assert told["status"] == "failed"
     assert "environment 0" in told["reason"]
     assert "environment 0" in result.out + result.err
+
+
+def test_overwriting_once_does_not_overwrite_again(command, stop_at, tmp_path):
+    train(command, tmp_path, *CARTPOLE)
+    stop_at(100)
+    folder, _ = train(command, tmp_path, *CARTPOLE, "run.overwrite=true", code=143)
+    assert command("resume", str(folder)).code == 0
+    parts = json.loads((folder / "manifest.json").read_text())["parts"]
+    assert [part["step"] for part in parts] == [0, 1515]
+
+
+def test_a_resumed_run_says_where_it_goes_on(command, stop_at, tmp_path):
+    stop_at(100)
+    folder, _ = train(command, tmp_path, *CARTPOLE, code=143)
+    _, result = train(command, tmp_path, *CARTPOLE)
+    for text in (result.out, (folder / "run.log").read_text()):
+        assert "Going on at step 1,515" in text
+
+
+@pytest.mark.parametrize("text", ["{}", "null", '{"id": 1', '{"id":"x","reasons":[],"parts":[{}]}'])
+def test_a_damaged_manifest_costs_the_grade_only(command, stop_at, tmp_path, text):
+    stop_at(50)
+    folder, _ = train(command, tmp_path, *CARTPOLE, code=143)
+    (folder / "manifest.json").write_text(text)
+    train(command, tmp_path, *CARTPOLE)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["grade"] == "approximate"
+    assert "damaged" in manifest["reasons"][0]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"status": "finished", "step": "x"}', "{"])
+def test_a_damaged_result_is_written_anew(command, tmp_path, text):
+    folder, _ = train(command, tmp_path, *CARTPOLE)
+    (folder / "result.json").write_text(text)
+    assert command("list", "runs").code == 0
+    train(command, tmp_path, *CARTPOLE)
+    assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+
+
+def test_a_checkpoint_of_another_network_is_refused(command, tmp_path):
+    folder, _ = train(command, tmp_path, *CARTPOLE)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("- 64", "- 32", 1))
+    for words in (["evaluate", str(folder)], ["resume", str(folder), "total_timesteps=9000"]):
+        refused = command(*words)
+        assert refused.code == 2
+        assert "does not fit" in refused.err
+
+
+def test_evaluation_by_checkpoint(command, tmp_path):
+    words = [*CARTPOLE, "checkpoint.every_steps=750"]
+    folder, _ = train(command, tmp_path, *words)
+    for name in ("best", "last", "3000"):
+        done = command("evaluate", str(folder), f"checkpoint={name}", "episodes=4")
+        assert done.code == 0, done.err
+        result = json.loads((folder / "evaluation.json").read_text())
+        assert len(result["returns"]) == 4
+        assert f"after {result['step']:,} steps" in done.out
+    assert result["step"] == 3000
+    first = result["returns"]
+    command("evaluate", str(folder), "episodes=4")
+    assert json.loads((folder / "evaluation.json").read_text())["returns"] == first
+    missing = command("evaluate", str(folder), "checkpoint=77")
+    assert missing.code == 2
+    assert "3000" in missing.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run.dir=/dev/null/x"], "run.dir="),
+        (["algo.buffer_size=1e13", "algo.replay_ratio=1"], "algo.buffer_size"),
+        (["threads=100000"], "threads"),
+        (["env=PongNoFrameskip-v4", "policy=mlp"], "policy=cnn"),
+        (["policy=cnn"], "policy=mlp"),
+        (["env=Pendulum-v1"], "Discrete"),
+    ],
+)
+def test_what_cannot_be_built_is_told_before_anything_is_written(command, tmp_path, words, told):
+    result = command(*CARTPOLE[2:], *words)
+    assert result.code == 2
+    assert told in result.err
+    assert "Traceback" not in result.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_killed_at_random_instants(tmp_path):
