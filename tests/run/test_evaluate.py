@@ -145,15 +145,15 @@ def test_environments_are_closed_when_the_policy_fails():
 
 
 def test_the_summary_of_an_evaluation():
-    evaluation = Evaluation([1.0, 2.0, 6.0, 7.0], [10, 20, 30, 60], deterministic=True)
-    assert evaluation.mean == 4.0
-    assert evaluation.std == np.sqrt(6.5)  # of these episodes, not an estimate for all
+    evaluation = Evaluation([1.0, 2.0, 6.0, 11.0], [10, 20, 30, 60], deterministic=True)
+    assert evaluation.mean == 5.0
+    assert evaluation.std == np.sqrt(15.5)  # of these episodes, not an estimate for all
     expected = {
-        "return_mean": 4.0,
-        "return_std": np.sqrt(6.5),
+        "return_mean": 5.0,
+        "return_std": np.sqrt(15.5),
         "episodes": 4,
         "deterministic": True,
-        "returns": [1.0, 2.0, 6.0, 7.0],
+        "returns": [1.0, 2.0, 6.0, 11.0],
         "length_mean": 30.0,
     }
     assert json.loads(json.dumps(evaluation.to_json())) == expected

@@ -1,6 +1,5 @@
 """The training loop: what it tells whom, at which step, and what a checkpoint brings back."""
 
-import itertools
 import logging
 from types import SimpleNamespace
 
@@ -91,10 +90,17 @@ class Harness:
         self.stop, self.stop_after = StopRequest(), None
         self.metrics, self.episode_rows, self.evaluation_rows = FakeLog(), FakeLog(), FakeLog()
         self.viewed, self.shown = [], []
-        self.n_steps, self.envs = STEPS, SimpleNamespace(n_envs=ENVS)
+        collector = SimpleNamespace(
+            n_steps=STEPS,
+            envs=SimpleNamespace(n_envs=ENVS),
+            collect=self.collect,
+            reset=lambda: self.told.append(("reset",)),
+            state_dict=lambda: {"segments": self.segments},
+            load_state_dict=self.load_collector,
+        )
         self.trainer = Trainer(
             self,
-            self,
+            collector,
             total_timesteps=total,
             log_interval=log_interval,
             evaluate=self.evaluate if means else None,
@@ -139,14 +145,14 @@ class Harness:
             self.stop.signal = 15
         return {"loss/q": self.learnt / 4} if log else {}
 
-    def reset(self):
-        self.told.append(("reset",))
-
     def state_dict(self):
-        return {"learnt": self.learnt, "segments": self.segments}
+        return {"learnt": self.learnt}
 
     def load_state_dict(self, state):
-        self.learnt, self.segments = state["learnt"], state["segments"]
+        self.learnt = state["learnt"]
+
+    def load_collector(self, state):
+        self.segments = state["segments"]
         return self.exact
 
     # As the evaluation and the checkpointer:
@@ -504,18 +510,16 @@ def test_a_resumed_training_tells_what_an_uninterrupted_one_would(clock):
     first.run()
 
     resumed = Harness(clock, means=lambda k: means(k + 2), **SETTINGS)
-    logs = ("metrics", "episode_rows", "evaluation_rows")
-    for name in logs:  # a crash left rows that no checkpoint knows of
+    lengths = {}
+    for name in ("metrics", "episode_rows", "evaluation_rows"):
         kept = getattr(first, name).rows
+        lengths[name] = 10 * len(kept)
+        # A crash left rows that no checkpoint knows of.
         getattr(resumed, name).rows = [*kept, ("later", 1), ("later", 2)]
-        length = 10 * len(kept)
-        assert length
-        getattr(resumed, name).expected = length
     resumed.told = first.told[:-1]
     clock.now += 9999.0  # between the two processes
     assert resumed.trainer.load_state_dict(first.state) is True
-    for name in logs:
-        assert getattr(resumed, name).rewound == [getattr(resumed, name).expected]
+    assert all(getattr(resumed, name).rewound == [length] for name, length in lengths.items())
     assert resumed.run() is True
     assert resumed.told == whole.told
     assert [step for step, best in resumed.kept("save") if best] == [30, 90]
