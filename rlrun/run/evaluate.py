@@ -74,8 +74,8 @@ def evaluate_policy(
             return algorithm.act_greedily(observations).numpy()
         return algorithm.act(observations, rng)[0].numpy()
 
-    observations = envs.reset()
     try:
+        observations = envs.reset()
         while any(len(done) < share for done, share in zip(played, shares, strict=True)):
             if stop:
                 return None

@@ -181,7 +181,8 @@ class Trainer:
         self.step += rollout.actions.numel()
         self.updates += 1
         log = self.updates % self.log_interval == 0
-        learnt = self.algorithm.update(rollout, self.step / self.total_timesteps, log)
+        progress = min(1.0, self.step / self.total_timesteps)
+        learnt = self.algorithm.update(rollout, progress, log)
         return_mean, length_mean = self._recent()
         if log:
             metrics: dict[str, float] = {"train/episodes": self.episodes}

@@ -188,7 +188,7 @@ def test_the_progress_of_every_update_until_the_steps_are_done(clock, total):
     assert run.run() is True
     updates = -(-total // N)
     assert [progress for progress, _ in run.kept("update")] == [
-        (k + 1) * N / total for k in range(updates)
+        min(1.0, (k + 1) * N / total) for k in range(updates)
     ]
     assert (run.trainer.step, run.trainer.updates) == (updates * N, updates)
 
