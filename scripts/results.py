@@ -36,7 +36,7 @@ class Experiment:
 
 
 CARTPOLE = "env=CartPole-v1 experiment=seed_example"
-ACROBOT = "env=Acrobot-v1 total_timesteps=200000"
+ACROBOT = "env=Acrobot-v1 total_timesteps=100000"
 EXPERIMENTS = {
     "cartpole": Experiment("CartPole-v1, tuned (plain `rlrun`)", "", 5, 475),
     "cartpole-25k": Experiment(
@@ -64,10 +64,7 @@ EXPERIMENTS = {
         0.8,
     ),
     "cartpole-r0": Experiment(
-        "CartPole-v1, tuned, replay_ratio 0", "algo.replay_ratio=0 total_timesteps=200000", 5, 475
-    ),
-    "cartpole-r4": Experiment(
-        "CartPole-v1, tuned, replay_ratio 4", "algo.replay_ratio=4 total_timesteps=200000", 5, 475
+        "CartPole-v1, tuned, but replay_ratio 0", "algo.replay_ratio=0", 5, 475
     ),
     "acrobot-r0": Experiment(
         "Acrobot-v1, tuned, replay_ratio 0", f"{ACROBOT} algo.replay_ratio=0", 5, -100
