@@ -15,13 +15,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlrun.algorithms.acer_health import Terms, health, replay_health
 from rlrun.algorithms.base import NonFiniteUpdate
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rollout import Rollout
 from rlrun.envs import VectorEnv
 from rlrun.functional import distributions, schedules
 from rlrun.functional.importance import importance_ratio
-from rlrun.functional.policy_gradient import acer_gradient, acer_losses
+from rlrun.functional.policy_gradient import acer_gradient
 from rlrun.functional.returns import retrace
 from rlrun.functional.trust_region import project_gradient, projection_size
 from rlrun.optim.rmsprop import RMSprop
@@ -181,7 +182,7 @@ class ACER:
             return {}
         metrics["replay/updates"] = len(replayed)
         metrics["replay/slots"] = len(self.memory)
-        return metrics | _replay_health(replayed)
+        return metrics | replay_health(replayed)
 
     def _learn(
         self, batch: Rollout, learning_rate: float, log: bool, norms: bool = False
@@ -208,7 +209,7 @@ class ACER:
             rho = importance_ratio(f, batch.behaviour.flatten(0, 1))
             rho_taken = rho.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
             q_ret = self._q_ret(batch, q_taken, values, rho_taken)
-            terms = (f, rho, actions, q_ret, q_all, values[:n], self.correction_term)
+            terms = Terms(f, rho, actions, q_ret, q_all, values[:n], self.correction_term)
             g = acer_gradient(*terms) + self.ent_coef * distributions.entropy_gradient(f)
             k = distributions.kl_gradient(average, f)
             z = project_gradient(g, k, self.delta) if self.trust_region else g
@@ -216,8 +217,8 @@ class ACER:
 
         stats: dict[str, float] = {}
         if log:
-            with torch.no_grad():
-                stats = self._stats(terms, average, rho_taken, g, k, z, q_error)
+            adjustment = projection_size(g, k, self.delta) * float(self.trust_region)
+            stats = health(terms, average, adjustment, g, k, z, self.q_coef, self.ent_coef)
         if norms:
             stats["optim/grad_norm_policy"] = self._grad_norm(f, -z / n)
             stats["optim/grad_norm_q"] = self._grad_norm(q_taken, self.q_coef / n * q_error)
@@ -260,45 +261,6 @@ class ACER:
             self.gamma,
         ).flatten()
 
-    def _stats(
-        self,
-        terms: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float],
-        average: Tensor,
-        rho_taken: Tensor,
-        g: Tensor,
-        k: Tensor,
-        z: Tensor,
-        q_error: Tensor,
-    ) -> dict[str, float]:
-        """Losses and the health of the method on one batch, means over its states."""
-        f, _, _, q_ret, _, values, c = terms
-        truncated_loss, correction_loss = acer_losses(*terms)
-        entropy = distributions.entropy(f).mean()
-        policy_loss = (truncated_loss + correction_loss).mean()
-        q_loss = 0.5 * q_error.square().mean()
-        adjustment = projection_size(g, k, self.delta) * float(self.trust_region)
-        stats = {
-            "loss/total": policy_loss + self.q_coef * q_loss - self.ent_coef * entropy,
-            "loss/policy": policy_loss,
-            "loss/truncated": truncated_loss.mean(),
-            "loss/bias_correction": correction_loss.mean(),
-            "loss/q": q_loss,
-            "loss/explained_variance": 1.0 - q_error.var(correction=0) / q_ret.var(correction=0),
-            "policy/entropy": entropy,
-            "policy/value": values.mean(),
-            "policy/advantage": (q_ret - values).mean(),
-            "importance/mean": rho_taken.mean(),
-            "importance/truncated_share": (rho_taken > c).float().mean(),
-            "trust_region/kl": distributions.kl(average, f).mean(),
-            "trust_region/active_share": (adjustment > 0).float().mean(),
-            "trust_region/adjustment": adjustment.mean(),
-            "trust_region/k_dot_g": (k * g).sum(-1).abs().mean(),
-            "trust_region/norm_k": k.norm(dim=-1).mean(),
-            "trust_region/norm_g": g.norm(dim=-1).mean(),
-            "trust_region/norm_z": z.norm(dim=-1).mean(),
-        }
-        return dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True))
-
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser, generators, and the memory without its entries."""
         return {
@@ -317,21 +279,3 @@ class ACER:
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
         self.rng.set_state(state["rng"])
-
-
-def _replay_health(replayed: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the replayed batches of what is trivial on fresh ones."""
-    if not replayed:
-        return {}
-    names = {
-        "replay/age": "replay/age",
-        "replay/importance_mean": "importance/mean",
-        "replay/truncated_share": "importance/truncated_share",
-        "replay/trust_region_active_share": "trust_region/active_share",
-        "replay/kl": "trust_region/kl",
-        "replay/q_loss": "loss/q",
-    }
-    return {
-        name: sum(stats[source] for stats in replayed) / len(replayed)
-        for name, source in names.items()
-    }

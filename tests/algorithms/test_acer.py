@@ -351,3 +351,34 @@ def test_conflicts_between_settings():
 def test_other_action_spaces_are_refused():
     with pytest.raises(UserError, match="Discrete"):
         ACER.heads(spaces.Box(-1, 1, (2,)))
+
+
+def test_metrics_by_hand():
+    """The logged numbers against plain formulas on the same batch."""
+    algorithm = make(delta=0.3, ent_coef=0.3, correction_term=0.5)
+    batch = segment(algorithm)
+    with torch.no_grad():
+        features = algorithm.policy.features(batch.observations[:-1].flatten(0, 1))
+        logits, q = algorithm.policy(features)
+        f = logits.softmax(-1)
+        average = algorithm.average_policy.head("policy", features).softmax(-1)
+        taken = batch.actions.flatten().unsqueeze(-1)
+        rho = (f / (batch.behaviour.flatten(0, 1) + 1e-6)).gather(-1, taken)
+        entropy = torch.distributions.Categorical(f).entropy().mean().item()
+        kl = (average * (average / f).log()).sum(-1).mean().item()
+    metrics = algorithm.update(batch, 0.0, log=True)
+    loss = metrics["loss/policy"] + 0.5 * metrics["loss/q"] - 0.3 * metrics["policy/entropy"]
+    assert metrics["loss/total"] == pytest.approx(loss)
+    assert metrics["loss/policy"] == pytest.approx(
+        metrics["loss/truncated"] + metrics["loss/bias_correction"]
+    )
+    assert metrics["policy/entropy"] == pytest.approx(entropy, abs=1e-4)
+    assert metrics["policy/value"] == pytest.approx((f * q).sum(-1).mean().item())
+    assert metrics["importance/mean"] == pytest.approx(rho.mean().item())
+    assert metrics["importance/truncated_share"] == pytest.approx(
+        (rho > 0.5).double().mean().item()
+    )
+    assert metrics["trust_region/kl"] == pytest.approx(kl, abs=1e-3)
+    assert 0.0 < metrics["trust_region/active_share"] < 1.0
+    assert metrics["trust_region/norm_z"] < metrics["trust_region/norm_g"]
+    assert metrics["loss/explained_variance"] < 1.0
