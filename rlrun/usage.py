@@ -7,6 +7,7 @@ PyTorch or Gymnasium, so that help comes at once.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,7 +83,16 @@ def help_text(folders: Sequence[Path]) -> str:
     """The whole of `rlrun --help`; the first folder is rlrun's own."""
     lines = [_HEAD, "Groups"]
     lines += [f"  {'env':<12}any registered Gymnasium id: CartPole-v1, ALE/Pong-v5, module:Name-v0"]
-    lines += [f"  {group:<12}{', '.join(options(group, folders))}" for group in GROUPS]
+    for group in GROUPS:
+        # No hyphen of an id may end a line, for what is copied from here should work.
+        lines += textwrap.wrap(
+            ", ".join(options(group, folders)),
+            width=100,
+            initial_indent=f"  {group:<12}",
+            subsequent_indent=" " * 14,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
     lines += ["", "Keys, with the defaults (those of the algorithm: see --cfg job)"]
     config = keys((folders[0] / "config.yaml").read_text(encoding="utf-8"))
     hidden = ("defaults", "hydra", "lr_schedule")
