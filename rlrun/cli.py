@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrun import __version__, schema, usage, verbs
-from rlrun.config import config_folder
 from rlrun.schema import UserError
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def _check_flag(flag: str) -> None:
 
 def _folders(words: Sequence[str]) -> list[Path]:
     """Folders of config groups: rlrun's own, and the one of `--config-dir`."""
-    folders = [config_folder()]
+    folders = [usage.config_folder()]
     for flag, value in itertools.pairwise([*words, ""]):
         name, _, attached = flag.partition("=")
         if name in ("--config-dir", "-cd"):
@@ -167,7 +166,7 @@ def _run_hydra(job: _Job) -> int:
     from rlrun import env_source
 
     env_source.register()
-    command = hydra.main(str(config_folder()), "config", version_base="1.3")(job)
+    command = hydra.main(str(usage.config_folder()), "config", version_base="1.3")(job)
     with _environment(_FULL_ERROR, "1"):
         command()
     return job.exit_code

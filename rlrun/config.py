@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from rlrun import schema, usage
+from rlrun import schema
 from rlrun.schema import Matches, NonNegativeInt, PositiveFloat, PositiveInt, Range, UserError
 from rlrun.stored import resolve
+from rlrun.usage import config_folder, options
 
 COMPONENTS = ("policy", "algo", "logger", "lr_schedule")
 """Keys of the nodes that name a class or function."""
@@ -195,15 +196,6 @@ def run_folder(config: Mapping[str, Any]) -> Path:
     return Path(config["run"]["dir"], env, name, f"seed-{config['seed']}")
 
 
-def config_folder() -> Path:
-    """Folder of the config groups: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise UserError(f"rlrun is not installed properly: there is no conf folder at {package}")
-
-
 def compose(overrides: list[str]) -> dict[str, Any]:
     """The config that these words of the command line compose, resolved but not checked."""
     from hydra import compose as hydra_compose
@@ -281,11 +273,11 @@ def changed(config: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
             allowed = ", ".join(MAY_CHANGE)
             found.append(f"{key}: a run cannot go on with another value; only these: {allowed}")
         elif key == "logger" and isinstance(value, str):
-            options = usage.options("logger", [config_folder()])
-            if value in options:
+            loggers = options("logger", [config_folder()])
+            if value in loggers:
                 new["logger"] = compose([f"logger={value}"])["logger"]
             else:
-                found.append(f"logger={value}: unknown option; there are: {', '.join(options)}")
+                found.append(f"logger={value}: unknown option; there are: {', '.join(loggers)}")
         else:
             node[name] = value
     if found:

@@ -21,9 +21,8 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from rlrun.config import config_folder
 from rlrun.schema import UserError
-from rlrun.usage import options
+from rlrun.usage import config_folder, options
 
 _SCHEME = "gym"
 _ENV = re.compile(r"env/((?:[\w.]+:)?(?:[\w.-]+/)?[\w.-]+-v\d+|[\w.]+:[\w./-]+)")

@@ -6,8 +6,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -215,17 +215,28 @@ def _train(
         for view in views:
             view.close(code)
         result = trainer.result() | {"status": status, "reason": reason}
-        write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        with _telling_a_full_disk():
+            write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     if reason:
         logger.error("%s", reason)
     logger.info("%s at step %s", status.capitalize(), f"{trainer.step:,}")
-    plots.learning_curve(folder)
+    with _telling_a_full_disk():
+        plots.learning_curve(folder)
     farewell(folder, result, _next_commands(folder, status))
     return code
 
 
+@contextmanager
+def _telling_a_full_disk() -> Iterator[None]:
+    """A report that cannot be written must not hide how the run ended."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("The report of the run is not complete: %s", error)
+
+
 def _next_commands(folder: Path, status: str) -> list[tuple[str, str]]:
-    """Three things to try next."""
+    """What to try next, each with what it does."""
     rlrun = "rlrun" if shutil.which("rlrun") else os.path.relpath(sys.argv[0])
     run = shlex.quote(str(folder))
     if status == "stopped":

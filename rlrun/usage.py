@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlrun.schema import UserError
+
 VERBS = {
     "resume": "RUN [KEY=VALUE]...",
     "evaluate": "RUN [KEY=VALUE]...",
@@ -52,6 +54,15 @@ Examples (quotes keep the shell away from brackets and blanks)
   rlrun -m env=CartPole-v1,Acrobot-v1 'seed=range(5)'
   rlrun resume outputs/CartPole-v1/acer-*/seed-0 total_timesteps=200000
 """
+
+
+def config_folder() -> Path:
+    """Folder of the config groups: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError(f"rlrun is not installed properly: there is no conf folder at {package}")
 
 
 def options(group: str, folders: Sequence[Path]) -> list[str]:

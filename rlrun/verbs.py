@@ -113,8 +113,6 @@ def list_(words: Sequence[str]) -> int:
         near = schema.nearest(words[0], kinds)
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(kinds)}"
         raise UserError(f"rlrun list {' '.join(words)}: {hint}")
-    from rlrun.config import config_folder
-
     for kind in words or [*_LISTS, "runs"]:
         indent = "" if words else "  "
         if not words:
@@ -126,7 +124,7 @@ def list_(words: Sequence[str]) -> int:
         elif kind == "runs":
             lines = [_run_line(path.parent) for path in _runs(Path("outputs"))]
         else:
-            lines = usage.options(_LISTS[kind], [config_folder()])
+            lines = usage.options(_LISTS[kind], [usage.config_folder()])
         print("\n".join(indent + line for line in lines or ["none yet"]))
     return 0
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from rlrun import config, schema, stored, usage
 from rlrun.schema import UserError
 
-CONF = config.config_folder()
+CONF = usage.config_folder()
 COMPONENT_FILES = [
     path for group in config.COMPONENTS for path in sorted((CONF / group).glob("*.yaml"))
 ]

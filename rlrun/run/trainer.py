@@ -9,12 +9,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from rlrun.algorithms.base import Algorithm
 from rlrun.data.collector import Collector
 from rlrun.run.checkpoint import Checkpointer
+from rlrun.run.console import Screen
 from rlrun.run.evaluate import Evaluation
+from rlrun.run.loggers import View
 from rlrun.run.logs import EpisodeLog, MetricsLog
 from rlrun.run.signals import StopRequest
 
@@ -26,30 +28,6 @@ WARM_UP = 2  # updates left out of the speed: first calls allocate and compile
 
 class NotSavedError(OSError):
     """The checkpoint at the end of a process could not be written; the one before is intact."""
-
-
-class Screen(Protocol):
-    """Where the progress is shown."""
-
-    def update(
-        self,
-        step: int,
-        steps_per_second: float,
-        metrics: Mapping[str, float],
-        return_mean: float | None,
-        length_mean: float | None,
-    ) -> None:
-        """Called after every update, with the metrics of the last logged one."""
-
-    def evaluation(self, step: int, mean: float, std: float, episodes: int) -> None:
-        """Called after every evaluation."""
-
-
-class View(Protocol):
-    """Another place for metrics."""
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take one row."""
 
 
 class Trainer:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from kill_soak import compare, last_checkpoint, run_folder
 
+from rlrun import runs
 from rlrun.run.trainer import Trainer
 
 CARTPOLE = [
@@ -191,6 +192,23 @@ def test_an_environment_that_cannot_be_replayed_is_graded(command, stop_at, tmp_
     assert result.code == 0
     assert "not deterministic" in result.out
     assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+
+
+def test_a_full_disk_at_the_end_keeps_its_exit_code(command, monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rlrun.run.trainer.Trainer._save", full)
+    monkeypatch.setattr("rlrun.runs.write_atomic", full_for("result.json", runs.write_atomic, full))
+    monkeypatch.setattr("rlrun.run.plots.learning_curve", full)
+    _, result = train(command, tmp_path, *CARTPOLE, code=4)
+    assert "could not be saved" in result.out
+    assert "Traceback" not in result.out + result.err
+
+
+def full_for(name, write, full):
+    """A writer that fails for one file."""
+    return lambda path, data: (full if path.name == name else write)(path, data)
 
 
 def test_numbers_that_are_not_finite_end_the_run_with_its_reason(command, tmp_path):
