@@ -1,5 +1,6 @@
-"""The trust region of ACER: a linear constraint on the step of the policy's statistics."""
+"""Trust regions: ACER's constraint on the policy's statistics, ACKTR's bound on the whole step."""
 
+import torch
 from torch import Tensor
 
 EPSILON = 1e-6  # keeps the projection finite where the gradient of the KL vanishes
@@ -31,3 +32,24 @@ def project_gradient(g: Tensor, k: Tensor, delta: float) -> Tensor:
         `[..., A]`.
     """
     return g - projection_size(g, k, delta).unsqueeze(-1) * k
+
+
+def kl_step_scale(step_dot_gradient: Tensor, learning_rate: float, kl_clip: float) -> Tensor:
+    """How much of a natural-gradient step stays inside the trust region (ACKTR, section 3.2).
+
+        nu = min(1, sqrt(kl_clip / (lr^2 u . g)))
+
+    `lr^2 u . g` is twice the KL, to second order, of the step `lr u` with `u = F^-1 g`; so the
+    paper's `delta` is `kl_clip / 2`. Where it is not positive there is nothing to bound: 1.
+
+    Args:
+        step_dot_gradient: `u . g`, a scalar.
+        learning_rate: `lr`, the longest step (the paper's `eta_max`).
+        kl_clip: > 0; infinity for no bound.
+
+    Returns:
+        A scalar in (0, 1].
+    """
+    doubled_kl = learning_rate**2 * step_dot_gradient
+    scale = (kl_clip / doubled_kl).sqrt().clamp(max=1.0)
+    return torch.where(doubled_kl > 0, scale, torch.ones_like(scale))

@@ -1,0 +1,326 @@
+"""K-FAC: natural gradient by Kronecker-factored curvature (arXiv 1503.05671, 1602.01407).
+
+    opt = KFAC(model)
+    with opt.capture():                          # statistics: scores per sample, summed
+        model(x).backward(gradient=scores)
+    opt.zero_grad()
+    loss(model(x)).backward()
+    opt.step()
+
+It knows nothing of reinforcement learning. The scores are derivatives of `log p(y | x)` by the
+output of the model for a `y` drawn from the model itself, so that the factors are those of the
+Fisher matrix; scores of the data's own `y` would make them the empirical Fisher.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rlrun.functional import kronecker
+from rlrun.functional.trust_region import kl_step_scale
+from rlrun.optim.blocks import Sharing, blocks_of, uncovered
+from rlrun.optim.capture import Call, recording
+from rlrun.optim.decompose import Decomposition, decompose, precondition, spectrum
+from rlrun.optim.errors import require_finite
+
+
+class KFAC:
+    """Steps along `(A (x) G + damping I)^-1` times the gradient, inside a trust region.
+
+    One step, with `g` the gradient and `u` the preconditioned one:
+
+        nu     = min(1, sqrt(kl_clip / (lr^2 u . g)))
+        buffer = momentum * buffer + nu * u
+        theta  = theta - lr * (1 - momentum) * buffer
+
+    The factor `1 - momentum` lets a constant `u` move by `lr nu u`. While the statistics settle,
+    the first `cold_iter` steps follow the clipped gradient itself, by the same rule with
+    `nu = 1` and buffers of their own.
+
+    Owns factors, bases, momentum and counters. Uses of Linear and Conv2d layers have factors;
+    every other trainable parameter must be named in `fisher`.
+
+    Args:
+        model: trained; its layers must be called as modules.
+        lr: longest step, `eta_max` of the ACKTR paper; `step` may be given another.
+        momentum: in [0, 1).
+        damping: added to the curvature, > 0.
+        kl_clip: bound on `lr^2 u . g`, twice the predicted KL; infinity for none. By group, if
+            there are groups.
+        stats_decay: share of the factors that stays at each capture once they have settled.
+        update_interval: steps from one decomposition of the factors to the next.
+        cold_iter: steps before the first; as many captures count alike (their mean), then the
+            statistics fade by `stats_decay`. With 0 the first capture counts whole.
+        damping_rule: `exact` adds damping to the eigenvalues of the product; `factored` adds its
+            root to each of the factors (Tikhonov), which takes a Cholesky factorisation each
+            instead of an eigendecomposition, and is several times faster.
+        sharing: `expand` or `reduce` for layers that share weights over positions.
+        bias: `homogeneous` treats a bias as a column of its layer's weight, `separate` as a block
+            of its own, as the code published with ACKTR did.
+        cold_lr: `lr` of the cold steps; None for that of the others.
+        cold_max_grad_norm: bound on the norm of their gradient.
+        max_grad_norm: the same for the steps that follow, before they are preconditioned.
+        lag: steps from when a decomposition begins to when it is used, at most
+            `update_interval`. The first one is always used at once.
+        background: decompose in a thread of its own. It changes no result: `lag` says when a
+            basis is used, and a step that needs one waits for it.
+        fisher: diagonal of the Fisher matrix of the parameters without factors, by name.
+        groups: parameters with a trust region of their own, by name; together all of them.
+
+    Raises:
+        ValueError: a parameter has neither factors nor an entry in `fisher`, or the layer is of
+            a kind that is not supported.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 0.25,
+        momentum: float = 0.9,
+        damping: float = 0.01,
+        kl_clip: float | Mapping[str, float] = 1e-3,
+        stats_decay: float = 0.99,
+        update_interval: int = 10,
+        cold_iter: int = 10,
+        *,
+        damping_rule: Literal["exact", "factored"] = "exact",
+        sharing: Sharing = "expand",
+        bias: Literal["homogeneous", "separate"] = "homogeneous",
+        cold_lr: float | None = None,
+        cold_max_grad_norm: float = math.inf,
+        max_grad_norm: float = math.inf,
+        lag: int = 0,
+        background: bool = False,
+        fisher: Mapping[str, float] | None = None,
+        groups: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> None:
+        if not 0 <= lag <= update_interval:
+            raise ValueError(f"lag={lag} is not from 0 to update_interval={update_interval}")
+        self.model = model
+        self.lr, self.momentum, self.damping = lr, momentum, damping
+        self.stats_decay, self.update_interval = stats_decay, update_interval
+        self.cold_iter, self.cold_lr = cold_iter, lr if cold_lr is None else cold_lr
+        self.cold_max_grad_norm, self.max_grad_norm = cold_max_grad_norm, max_grad_norm
+        self.exact = damping_rule == "exact"
+        self.lag = lag
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters: list[Tensor] = list(named.values())
+        self.blocks = blocks_of(model, sharing, bias == "homogeneous")
+        self.fisher = uncovered(named, self.blocks, fisher or {})
+        self.groups = {name: list(group) for name, group in (groups or {}).items()}
+        self.groups = self.groups or {"all": self.parameters}
+        if Counter(p for group in self.groups.values() for p in group) != Counter(self.parameters):
+            raise ValueError("groups: every trainable parameter must be in exactly one of them")
+        clips = kl_clip if isinstance(kl_clip, Mapping) else dict.fromkeys(self.groups, kl_clip)
+        self.kl_clip = {name: clips[name] for name in self.groups}
+
+        self.steps = 0
+        self.captures = 0
+        self.fallbacks = 0
+        self.negatives = 0
+        self.buffers = {p: torch.zeros_like(p) for p in self.parameters}
+        self.scales = dict.fromkeys(self.groups, 1.0)
+        self.decomposition: Decomposition | None = None
+        self._pending: Future[Decomposition] | None = None
+        self._pool = ThreadPoolExecutor(1, "kfac") if background else None
+
+    @contextmanager
+    def capture(self) -> Iterator[None]:
+        """Take the statistics of the passes made inside; parameters and `.grad` stay as they are.
+
+        The first dimension of a layer's input counts its samples; a layer that is called several
+        times has those of all calls.
+
+        Raises:
+            NonFiniteUpdate: an input or a score is not finite; the statistics are not changed.
+            ValueError: a layer took no part in the passes.
+        """
+        with recording(self.model, {block.layer for block in self.blocks.values()}) as calls:
+            yield
+        self._check(calls)
+        self.captures += 1
+        settling = self.captures <= max(self.cold_iter, 1)
+        weight = 1.0 / self.captures if settling else 1.0 - self.stats_decay
+        with torch.no_grad():
+            for block in self.blocks.values():
+                block.accumulate(calls[block.layer], 1.0 - weight, weight)
+
+    def _check(self, calls: Mapping[nn.Module, Sequence[Call]]) -> None:
+        """Raise if a layer was not used, or numbers are not finite; one look for all of them."""
+        norms: dict[str, Tensor] = {}
+        for name, block in self.blocks.items():
+            used = [call for call in calls[block.layer] if call.scores is not None]
+            if len(used) < max(1, len(calls[block.layer])):
+                raise ValueError(f"capture: no scores came back to the layer {name}")
+            for call in used:
+                # A sum of squares, for the factors are finite if and only if it is.
+                norms[f"{name} inputs"] = torch.linalg.vector_norm(call.inputs)
+                norms[f"{name} scores"] = torch.linalg.vector_norm(call.scores)
+        require_finite(norms)
+
+    @torch.no_grad()
+    def step(self, lr: float | None = None) -> None:
+        """Move the parameters against the gradients in their `.grad`.
+
+        Args:
+            lr: instead of that of the constructor.
+
+        Raises:
+            NonFiniteUpdate: gradient or step are not finite, or a factor cannot be decomposed;
+                the parameters are not changed.
+        """
+        lr = self.lr if lr is None else lr
+        gradients = {p: _gradient(p) for p in self.parameters}
+        norm = nn.utils.get_total_norm(gradients.values())
+        require_finite({"gradient": norm})
+        if self.steps < self.cold_iter:
+            lr *= self.cold_lr / self.lr
+            steps = _clipped(gradients, norm, self.cold_max_grad_norm)
+        else:
+            if self.steps == self.cold_iter:  # the cold steps were on another scale
+                torch._foreach_zero_(list(self.buffers.values()))
+            gradients = _clipped(gradients, norm, self.max_grad_norm)
+            if not self.captures:
+                raise RuntimeError("step: there are no statistics yet; call capture() before")
+            self._renew_bases()
+            steps = self._natural(gradients, lr)
+        buffers = list(self.buffers.values())
+        torch._foreach_mul_(buffers, self.momentum)
+        torch._foreach_add_(buffers, [steps[p] for p in self.parameters])
+        self._moved = lr * (1.0 - self.momentum)
+        torch._foreach_add_(self.parameters, buffers, alpha=-self._moved)
+        self.steps += 1
+
+    def _natural(self, gradients: Mapping[Tensor, Tensor], lr: float) -> dict[Tensor, Tensor]:
+        """`nu u` by parameter."""
+        assert self.decomposition is not None
+        steps = {p: gradients[p] / (fisher + self.damping) for p, fisher in self.fisher.items()}
+        for name, block in self.blocks.items():
+            gradient = block.matrix([gradients[p] for p in block.parameters])
+            step = precondition(gradient, self.decomposition.bases[name], self.damping)
+            steps |= zip(block.parameters, block.split(step), strict=True)
+        scales = {}
+        for name, group in self.groups.items():
+            dots = [torch.sum(steps[p] * gradients[p]) for p in group]
+            scales[name] = kl_step_scale(torch.stack(dots).sum(), lr, self.kl_clip[name])
+        norm = nn.utils.get_total_norm(steps.values())
+        require_finite({"natural gradient": norm, **scales})
+        for name, group in self.groups.items():
+            torch._foreach_mul_([steps[p] for p in group], scales[name])
+            self.scales[name] = scales[name].item()
+        return steps
+
+    def _renew_bases(self) -> None:
+        """Begin a decomposition, or take one over, where it is due."""
+        warm = self.steps - self.cold_iter
+        if self._pending and warm % self.update_interval == self.lag % self.update_interval:
+            self._take_over()
+        if warm % self.update_interval == 0:
+            factors = {name: (block.a, block.g) for name, block in self.blocks.items()}
+            job = functools.partial(decompose, exact=self.exact, damping=self.damping)
+            if self._pool is None:
+                self._pending = Future()
+                self._pending.set_result(job(factors, step=self.steps))
+            else:  # the factors go on changing
+                copies = {name: (a.clone(), g.clone()) for name, (a, g) in factors.items()}
+                self._pending = self._pool.submit(job, copies, step=self.steps)
+            if self.lag == 0 or self.decomposition is None:
+                self._take_over()
+
+    def _take_over(self) -> None:
+        """Put the pending decomposition in force, waiting for it."""
+        assert self._pending is not None
+        self.decomposition = self._pending.result()
+        self._pending = None
+        self.fallbacks += self.decomposition.fallbacks
+        self.negatives += self.decomposition.negatives
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def health(self) -> dict[str, float]:
+        """What the last step did, and the curvature behind it.
+
+        For each group `<group>_predicted_kl` of the whole step, momentum included, by the factors
+        of now; `<group>_step_scale`, `nu`; `<group>_eigenvalue_min` and `_max` of `A (x) G`,
+        undamped. For all of them `basis_age` in steps, `basis_seconds` of the decomposition, and
+        the total numbers of `fallbacks` and `negative_eigenvalues`.
+        """
+        found: dict[str, float] = {}
+        for group, members in self.groups.items():
+            doubled = torch.zeros(())
+            values = []
+            for name, block in self.blocks.items():
+                if not any(block.parameters[0] is p for p in members):
+                    continue
+                step = self._moved * block.matrix([self.buffers[p] for p in block.parameters])
+                doubled = doubled + kronecker.quadratic_form(step, block.a, block.g)
+                if self.decomposition is not None:
+                    values.append(spectrum(self.decomposition.bases[name], block.a, block.g))
+            for p, fisher in self.fisher.items():
+                if any(p is member for member in members):
+                    doubled = doubled + fisher * (self._moved * self.buffers[p]).square().sum()
+            found[f"{group}_predicted_kl"] = 0.5 * doubled.item()
+            found[f"{group}_step_scale"] = self.scales[group]
+            if values:
+                found[f"{group}_eigenvalue_min"] = min(low for low, _ in values)
+                found[f"{group}_eigenvalue_max"] = max(high for _, high in values)
+        if self.decomposition is not None:
+            found["basis_age"] = self.steps - 1 - self.decomposition.step
+            found["basis_seconds"] = self.decomposition.seconds
+        found["fallbacks"] = self.fallbacks
+        found["negative_eigenvalues"] = self.negatives
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Factors, bases (those in the making are waited for), momentum and counters."""
+        pending = self._pending.result() if self._pending else None
+        return {
+            "steps": self.steps,
+            "captures": self.captures,
+            "fallbacks": self.fallbacks,
+            "negatives": self.negatives,
+            "buffers": {str(i): buffer for i, buffer in enumerate(self.buffers.values())},
+            "factors": {name: {"a": b.a, "g": b.g} for name, b in self.blocks.items()},
+            "decomposition": self.decomposition and self.decomposition.state_dict(),
+            "pending": pending and pending.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.steps, self.captures = state["steps"], state["captures"]
+        self.fallbacks, self.negatives = state["fallbacks"], state["negatives"]
+        for i, buffer in enumerate(self.buffers.values()):
+            buffer.copy_(state["buffers"][str(i)])
+        for name, block in self.blocks.items():
+            block.a.copy_(state["factors"][name]["a"])
+            block.g.copy_(state["factors"][name]["g"])
+        device = self.parameters[0].device
+        kept = state["decomposition"]
+        self.decomposition = kept and Decomposition.from_state_dict(kept, device)
+        self._pending = None
+        if state["pending"]:
+            self._pending = Future()
+            self._pending.set_result(Decomposition.from_state_dict(state["pending"], device))
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _clipped(
+    gradients: Mapping[Tensor, Tensor], norm: Tensor, bound: float
+) -> dict[Tensor, Tensor]:
+    """Gradients whose joint norm, now `norm`, is at most `bound`; they stay as they are."""
+    factor = (bound / norm).clamp(max=1.0) if bound < math.inf else 1.0
+    return {p: gradient * factor for p, gradient in gradients.items()}
