@@ -54,7 +54,7 @@ def assemble(config: Mapping[str, Any]) -> Parts:
             ) from error
         clip = config["env"]["clip_rewards"]
         rng = generator(seed, "action")
-        collector = Collector(envs, algorithm.n_steps, heads["policy"], clip, rng)
+        collector = Collector(envs, algorithm.n_steps, algorithm.n_statistics, clip, rng)
     except BaseException:
         envs.close()
         raise

@@ -15,10 +15,10 @@ import yaml
 
 from rlrun import config as configs
 from rlrun import stored
-from rlrun.algorithms.base import NonFiniteUpdate
 from rlrun.build import Parts, assemble
 from rlrun.envs import BadEnvironment, is_deterministic
 from rlrun.evaluation import fitting, play_episodes
+from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.run import plots, provenance
 from rlrun.run.checkpoint import Checkpointer, NoIntactCheckpoint
 from rlrun.run.console import Screen, farewell, log_to, say

@@ -16,15 +16,16 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlrun.algorithms.acer_health import Terms, health, replay_health
-from rlrun.algorithms.base import NonFiniteUpdate
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rollout import Rollout
 from rlrun.envs import VectorEnv
-from rlrun.functional import distributions, schedules
+from rlrun.functional import schedules
+from rlrun.functional.distributions import probabilities
 from rlrun.functional.importance import importance_ratio
 from rlrun.functional.policy_gradient import acer_gradient
 from rlrun.functional.returns import retrace
 from rlrun.functional.trust_region import project_gradient, projection_size
+from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.optim.rmsprop import RMSprop
 from rlrun.policies.base import Policy
 from rlrun.schema import (
@@ -92,6 +93,7 @@ class ACER:
                 f"into its heads, since the running average of the policy shares the features"
             )
         self.policy = policy
+        self.n_statistics = self.heads(envs.action_space)["policy"]
         self.average_policy = copy.deepcopy(policy).requires_grad_(False)
         self.parameters: list[Tensor] = list(policy.parameters())
         self.average_parameters: list[Tensor] = list(self.average_policy.parameters())
@@ -102,7 +104,7 @@ class ACER:
                 slots=buffer_size // n_steps,
                 n_steps=n_steps,
                 n_envs=envs.n_envs,
-                n_probs=self.heads(envs.action_space)["policy"],
+                n_probs=self.n_statistics,
                 space=envs.observation_space,
                 frame_stack=envs.frame_stack,
             )
@@ -152,7 +154,7 @@ class ACER:
     def act(self, observations: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sample actions `[B]` from the probabilities `[B, A]` that are returned with them."""
         probs = self._probs(observations)
-        return distributions.sample(probs, rng), probs
+        return probabilities.sample(probs, rng), probs
 
     @torch.no_grad()
     def act_greedily(self, observations: Tensor) -> Tensor:
@@ -210,8 +212,8 @@ class ACER:
             rho_taken = rho.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
             q_ret = self._q_ret(batch, q_taken, values, rho_taken)
             terms = Terms(f, rho, actions, q_ret, q_all, values[:n], self.correction_term)
-            g = acer_gradient(*terms) + self.ent_coef * distributions.entropy_gradient(f)
-            k = distributions.kl_gradient(average, f)
+            g = acer_gradient(*terms) + self.ent_coef * probabilities.entropy_gradient(f)
+            k = probabilities.kl_gradient(average, f)
             z = project_gradient(g, k, self.delta) if self.trust_region else g
             q_error = q_taken - q_ret
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlrun.functional import distributions
+from rlrun.functional.distributions import probabilities
 from rlrun.functional.policy_gradient import acer_losses
 
 
@@ -56,7 +56,7 @@ def health(
     truncated_loss, correction_loss = acer_losses(*terms)
     policy_loss = (truncated_loss + correction_loss).mean()
     q_loss = 0.5 * q_error.square().mean()
-    entropy = distributions.entropy(terms.probs).mean()
+    entropy = probabilities.entropy(terms.probs).mean()
     metrics = {
         "loss/total": policy_loss + q_coef * q_loss - ent_coef * entropy,
         "loss/policy": policy_loss,
@@ -69,7 +69,7 @@ def health(
         "policy/advantage": (terms.q_ret - terms.values).mean(),
         "importance/mean": rho.mean(),
         "importance/truncated_share": (rho > terms.c).float().mean(),
-        "trust_region/kl": distributions.kl(average, terms.probs).mean(),
+        "trust_region/kl": probabilities.kl(average, terms.probs).mean(),
         "trust_region/active_share": (adjustment > 0).float().mean(),
         "trust_region/adjustment": adjustment.mean(),
         "trust_region/k_dot_g": (k * g).sum(-1).abs().mean(),

@@ -11,15 +11,13 @@ from rlrun.data.replay import ReplayMemory
 from rlrun.data.rollout import Rollout
 
 
-class NonFiniteUpdate(ArithmeticError):
-    """A gradient is not finite; the weights are those before the update."""
-
-
 class Algorithm(Protocol):
     """An algorithm owns its networks, optimiser, memory and generators; the loop owns the rest."""
 
     n_steps: int
     """Length of the segments that it learns from."""
+    n_statistics: int
+    """Size `P` of the vector that tells the distribution of an action."""
     memory: ReplayMemory | None
     """What it replays, if it does."""
 
@@ -28,10 +26,10 @@ class Algorithm(Protocol):
         """Outputs that the policy needs, name to size; raises `UserError` if unsupported."""
 
     def act(self, observations: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sampled actions `[B]` and the probabilities `[B, A]` from which they were drawn."""
+        """Sampled actions, and the statistics `[B, P]` of the distributions behind them."""
 
     def act_greedily(self, observations: Tensor) -> Tensor:
-        """The most probable actions, `[B]`."""
+        """The most probable actions."""
 
     def update(self, rollout: Rollout, progress: float, log: bool) -> Mapping[str, float]:
         """Learn from a fresh segment; `progress` in [0, 1] is the share of the training done.

@@ -1,10 +1,12 @@
 """Acting in the environments: environments and a policy in, segments of experience out."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from rlrun.data.replay import tensor_dtype
@@ -12,7 +14,7 @@ from rlrun.data.rollout import Rollout
 from rlrun.envs import Episode, ReplayMismatch, VectorEnv
 
 Act = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
-"""From observations `[B, ...]` to actions `[B]` and the probabilities `[B, A]` behind them."""
+"""From observations `[B, ...]` to actions and the statistics `[B, P]` behind them."""
 
 
 class Ended(NamedTuple):
@@ -32,13 +34,18 @@ class Collector:
     Args:
         envs: not yet reset.
         n_steps: length `T` of a segment.
-        n_probs: size `A` of the vector of probabilities that `act` returns.
+        n_statistics: size `P` of the vector behind an action that `act` returns.
         clip_rewards: learn from the sign of the rewards; the episodes' returns stay raw.
         rng: draws the actions.
     """
 
     def __init__(
-        self, envs: VectorEnv, n_steps: int, n_probs: int, clip_rewards: bool, rng: torch.Generator
+        self,
+        envs: VectorEnv,
+        n_steps: int,
+        n_statistics: int,
+        clip_rewards: bool,
+        rng: torch.Generator,
     ) -> None:
         self.envs = envs
         self.n_steps = n_steps
@@ -50,9 +57,9 @@ class Collector:
         # matrix product depend on where in memory an array happens to lie.
         self._rollout = Rollout(
             observations=torch.empty(n_steps + 1, envs.n_envs, *(space.shape or ()), dtype=dtype),
-            actions=torch.empty(steps, dtype=torch.int64),
+            actions=_actions(steps, envs.action_space),
             rewards=torch.empty(steps),
-            behaviour=torch.empty(*steps, n_probs),
+            behaviour=torch.empty(*steps, n_statistics),
             terminated=torch.empty(steps, dtype=torch.bool),
             truncated=torch.empty(steps, dtype=torch.bool),
             reset=torch.ones(n_steps + 1, envs.n_envs, dtype=torch.bool),
@@ -120,3 +127,10 @@ class Collector:
             self.reset()
             return False
         return True
+
+
+def _actions(steps: tuple[int, int], space: spaces.Space) -> Tensor:  # type: ignore[type-arg]
+    """Room for the actions of a segment."""
+    if isinstance(space, spaces.Box):
+        return torch.empty(*steps, math.prod(space.shape))
+    return torch.empty(steps, dtype=torch.int64)

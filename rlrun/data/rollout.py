@@ -17,11 +17,12 @@ class Rollout:
     observations: Tensor
     """`[T + 1, B, ...]`, as the environment gave them."""
     actions: Tensor
-    """`[T, B]` int64."""
+    """`[T, B]` int64 for Discrete spaces; `[T, B, D]` float, not clipped, for Box."""
     rewards: Tensor
     """`[T, B]` float, as learnt from (clipped, if so configured)."""
     behaviour: Tensor
-    """`[T, B, A]`, the probabilities that chose the actions, from that very pass."""
+    """`[T, B, P]`, statistics of the distributions that the actions were drawn from (their
+    probabilities, or logits, or means and log-deviations), from that very pass."""
     terminated: Tensor
     """`[T, B]` bool: the episode ended for good; nothing is to be expected after it."""
     truncated: Tensor

@@ -41,7 +41,6 @@ class GymVectorEnv(VectorEnv):
             raise UserError(f"env.kwargs={kwargs} does not fit env={spec.id}: {error}") from error
         observations, actions = self._envs.single_observation_space, self._envs.single_action_space
         super().__init__(n_envs, observations, actions, frame_stack=1, seed=seed)
-        self._start = int(actions.start) if isinstance(actions, spaces.Discrete) else 0
 
     def _reset(self, mask: Mask, seeds: Sequence[int]) -> Array:
         by_env: list[int | None] = [None] * self.n_envs
@@ -52,7 +51,13 @@ class GymVectorEnv(VectorEnv):
         return obs
 
     def _play(self, actions: Array) -> Played:
-        obs, reward, terminated, truncated, _ = self._envs.step(actions + self._start)
+        space = self.action_space
+        if isinstance(space, spaces.Discrete):
+            actions = actions + space.start
+        elif isinstance(space, spaces.Box):
+            shaped = actions.reshape(self.n_envs, *space.shape)
+            actions = np.clip(shaped, space.low, space.high, dtype=space.dtype)
+        obs, reward, terminated, truncated, _ = self._envs.step(actions)
         return Played(obs, reward, terminated, truncated, terminated | truncated)
 
     def close(self) -> None:

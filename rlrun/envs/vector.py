@@ -130,7 +130,8 @@ class VectorEnv(ABC):
         """Take one action in every environment.
 
         Args:
-            actions: `[B]` int64 for Discrete spaces, counted from 0; `[B, ...]` for Box.
+            actions: `[B]` int64 for Discrete spaces, counted from 0; `[B, D]` for Box, flat, and
+                clipped to its bounds on the way into the environments.
 
         Raises:
             BadEnvironment: a reward or an observation is not finite.

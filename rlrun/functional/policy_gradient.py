@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rlrun.functional.distributions import EPSILON
+from rlrun.functional.distributions.probabilities import EPSILON
 from rlrun.functional.importance import correction_weight
 
 

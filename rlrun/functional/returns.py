@@ -59,3 +59,43 @@ def retrace(
         q_ret[t] = torch.addcmul(reward[t], discount[t], carry)
         carry = torch.addcmul(value[t], traces[t], q_ret[t])
     return torch.stack(q_ret)
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_values: Tensor,
+    gamma: float,
+    lambda_: float,
+) -> Tensor:
+    """Generalised advantage estimates (arXiv 1506.02438, eq. 16).
+
+        delta[t] = r[t] + gamma * next[t] - V[t]
+        next[t]  = 0 if terminated at t; V(final observation) if truncated; V[t + 1] otherwise
+        A[t]     = delta[t] + gamma * lambda * A[t + 1], without the second term if t ended it
+
+    With `lambda_ = 1`, `A + V` are the n-step returns bootstrapped at the end of the segment; with
+    0 they are one-step targets. No gradient flows: all inputs are taken as constants.
+
+    Args:
+        rewards: `[T, B]`.
+        values: `[T + 1, B]`.
+        terminated: `[T, B]` bool; the step ended the episode for good. Wins over `truncated`.
+        truncated: `[T, B]` bool; the step ended the episode by a limit of time.
+        final_values: `[T, B]`, `V` of the last observation of the truncated episodes; the
+            other entries are not read.
+        gamma: discount, in [0, 1].
+        lambda_: trade of bias (0) for variance (1).
+
+    Returns:
+        `[T, B]`.
+    """
+    following = torch.where(truncated, final_values, values[1:]).masked_fill(terminated, 0.0)
+    deltas = (rewards + gamma * following - values[:-1]).unbind()
+    decays = (gamma * lambda_ * (~(terminated | truncated)).to(rewards.dtype)).unbind()
+    advantages = list(deltas)
+    for t in reversed(range(len(advantages) - 1)):
+        advantages[t] = torch.addcmul(deltas[t], decays[t], advantages[t + 1])
+    return torch.stack(advantages)

@@ -123,7 +123,7 @@ def _robust(
         return _finite(function(factor))
     except LinAlgError:
         result.fallbacks += 1
-    matrix = factor.to("cpu", torch.float64)
+    matrix = factor.to("cpu", torch.float64, copy=True)
     scale = matrix.diagonal().mean()
     matrix.diagonal().add_(_JITTER * scale)
     try:

@@ -52,8 +52,8 @@ class KFAC:
         lr: longest step, `eta_max` of the ACKTR paper; `step` may be given another.
         momentum: in [0, 1).
         damping: added to the curvature, > 0.
-        kl_clip: bound on `lr^2 u . g`, twice the predicted KL; infinity for none. By group, if
-            there are groups.
+        kl_clip: bound on `lr^2 u . g`, twice the predicted KL; infinity for none. By group, each
+            has its own, and its own `nu`.
         stats_decay: share of the factors that stays at each capture once they have settled.
         update_interval: steps from one decomposition of the factors to the next.
         cold_iter: steps before the first; as many captures count alike (their mean), then the
@@ -72,7 +72,7 @@ class KFAC:
         background: decompose in a thread of its own. It changes no result: `lag` says when a
             basis is used, and a step that needs one waits for it.
         fisher: diagonal of the Fisher matrix of the parameters without factors, by name.
-        groups: parameters with a trust region of their own, by name; together all of them.
+        groups: parameters to tell apart, by name; together all of them.
 
     Raises:
         ValueError: a parameter has neither factors nor an entry in `fisher`, or the layer is of
@@ -118,8 +118,7 @@ class KFAC:
         self.groups = self.groups or {"all": self.parameters}
         if Counter(p for group in self.groups.values() for p in group) != Counter(self.parameters):
             raise ValueError("groups: every trainable parameter must be in exactly one of them")
-        clips = kl_clip if isinstance(kl_clip, Mapping) else dict.fromkeys(self.groups, kl_clip)
-        self.kl_clip = {name: clips[name] for name in self.groups}
+        self.kl_clip = kl_clip
 
         self.steps = 0
         self.captures = 0
@@ -206,10 +205,15 @@ class KFAC:
             gradient = block.matrix([gradients[p] for p in block.parameters])
             step = precondition(gradient, self.decomposition.bases[name], self.damping)
             steps |= zip(block.parameters, block.split(step), strict=True)
-        scales = {}
-        for name, group in self.groups.items():
-            dots = [torch.sum(steps[p] * gradients[p]) for p in group]
-            scales[name] = kl_step_scale(torch.stack(dots).sum(), lr, self.kl_clip[name])
+        dots = {
+            name: torch.stack([torch.sum(steps[p] * gradients[p]) for p in group]).sum()
+            for name, group in self.groups.items()
+        }
+        if isinstance(self.kl_clip, Mapping):
+            scales = {name: kl_step_scale(d, lr, self.kl_clip[name]) for name, d in dots.items()}
+        else:
+            whole = torch.stack(list(dots.values())).sum()
+            scales = dict.fromkeys(dots, kl_step_scale(whole, lr, self.kl_clip))
         norm = nn.utils.get_total_norm(steps.values())
         require_finite({"natural gradient": norm, **scales})
         for name, group in self.groups.items():

@@ -156,7 +156,7 @@ class Trainer:
             self.episode_log.write(
                 self.step + offset, episode.env, episode.ret, episode.length, self.seconds
             )
-        self.step += rollout.actions.numel()
+        self.step += rollout.rewards.numel()
         self.updates += 1
         log = self.updates % self.log_interval == 0
         progress = min(1.0, self.step / self.total_timesteps)

@@ -9,9 +9,9 @@ import torch
 from gymnasium import spaces
 
 from rlrun.algorithms.acer import ACER
-from rlrun.algorithms.base import NonFiniteUpdate
 from rlrun.data.rollout import Rollout
 from rlrun.functional import schedules
+from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.policies.mlp import MlpPolicy
 from rlrun.run.rng import generator
 from rlrun.schema import UserError, problems

@@ -3,7 +3,7 @@
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from rlrun.functional import distributions
+from rlrun.functional.distributions import probabilities
 
 
 def pair():
@@ -15,25 +15,25 @@ def pair():
 def test_entropy_and_kl():
     p, q = pair()
     torch.testing.assert_close(
-        distributions.entropy(p), Categorical(p).entropy(), atol=1e-5, rtol=0
+        probabilities.entropy(p), Categorical(p).entropy(), atol=1e-5, rtol=0
     )
     expected = kl_divergence(Categorical(p), Categorical(q))
-    torch.testing.assert_close(distributions.kl(p, q), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(probabilities.kl(p, q), expected, atol=1e-4, rtol=0)
 
 
 def test_gradients():
     p, q = pair()
     q = q.requires_grad_()
-    (gradient,) = torch.autograd.grad(distributions.kl(p, q).sum(), q)
-    torch.testing.assert_close(distributions.kl_gradient(p, q), gradient)
-    (gradient,) = torch.autograd.grad(distributions.entropy(q).sum(), q)
-    torch.testing.assert_close(distributions.entropy_gradient(q), gradient)
+    (gradient,) = torch.autograd.grad(probabilities.kl(p, q).sum(), q)
+    torch.testing.assert_close(probabilities.kl_gradient(p, q), gradient)
+    (gradient,) = torch.autograd.grad(probabilities.entropy(q).sum(), q)
+    torch.testing.assert_close(probabilities.entropy_gradient(q), gradient)
 
 
 def test_samples_follow_the_probabilities():
     probs = torch.tensor([0.5, 0.3, 0.2, 0.0])
     generator = torch.Generator().manual_seed(0)
-    draws = distributions.sample(probs.expand(40_000, 4), generator)
+    draws = probabilities.sample(probs.expand(40_000, 4), generator)
     counts = torch.bincount(draws, minlength=4) / len(draws)
     torch.testing.assert_close(counts, probs, atol=0.01, rtol=0)
     assert counts[3] == 0
@@ -41,5 +41,5 @@ def test_samples_follow_the_probabilities():
 
 def test_same_generator_same_samples():
     probs = pair()[0]
-    first, again = (distributions.sample(probs, torch.Generator().manual_seed(7)) for _ in range(2))
+    first, again = (probabilities.sample(probs, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, again)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlrun.functional.distributions import entropy, entropy_gradient
+from rlrun.functional.distributions.probabilities import entropy, entropy_gradient
 from rlrun.functional.importance import correction_weight, importance_ratio
 from rlrun.functional.policy_gradient import acer_gradient, acer_losses
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from rlrun.functional.distributions import kl_gradient
+from rlrun.functional.distributions.probabilities import kl_gradient
 from rlrun.functional.trust_region import project_gradient, projection_size
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlrun.algorithms.base import NonFiniteUpdate
+from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.data.collector import Ended
 from rlrun.envs import Episode
 from rlrun.run import trainer as module

@@ -1,4 +1,4 @@
-"""The categorical distribution, told by its probability vector `[..., A]`."""
+"""The categorical distribution told by its probabilities `[..., A]`, the statistics of ACER."""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,109 @@
+"""A2C: the synchronous form of A3C (arXiv 1602.01783), the baseline of both papers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rlrun.algorithms import advantage
+from rlrun.data.rollout import Rollout
+from rlrun.envs import VectorEnv
+from rlrun.functional import schedules
+from rlrun.optim.errors import require_finite
+from rlrun.optim.rmsprop import RMSprop
+from rlrun.policies.actor_critic import ActorCritic
+from rlrun.policies.base import Policy
+from rlrun.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+class A2C:
+    """The algorithm, its network and its optimiser.
+
+    Args:
+        policy: network with the heads of `A2C.heads`.
+        envs: what it learns from; only the space of actions is read.
+        rng: not used; A2C draws nothing but actions.
+        lr_schedule: factor on the learning rate as a function of progress.
+        gamma: discount.
+        n_steps: length of a segment, in steps per environment.
+        vf_coef: weight of the value loss, which has no half.
+        ent_coef: weight of the entropy bonus.
+        max_grad_norm: bound on the joint norm of the gradients; None for no bound.
+        learning_rate: initial rate of RMSprop.
+        alpha: decay of RMSprop's mean squares.
+        epsilon: of RMSprop, inside the root.
+        gae_lambda: of generalised advantages; None for n-step returns.
+        normalize_advantage: give the advantages of a segment mean 0 and deviation 1.
+        log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
+    """
+
+    memory = None
+
+    def __init__(
+        self,
+        policy: Policy,
+        envs: VectorEnv,
+        rng: torch.Generator,
+        lr_schedule: Callable[[float], float] = schedules.linear,
+        *,
+        gamma: Fraction = 0.99,
+        n_steps: PositiveInt = 5,
+        vf_coef: NonNegativeFloat = 0.25,
+        ent_coef: NonNegativeFloat = 0.01,
+        max_grad_norm: PositiveFloat | None = 0.5,
+        learning_rate: PositiveFloat = 7e-4,
+        alpha: Fraction = 0.99,
+        epsilon: PositiveFloat = 1e-5,
+        gae_lambda: Fraction | None = None,
+        normalize_advantage: bool = False,
+        log_std_init: float = 0.0,
+    ) -> None:
+        self.network = ActorCritic(policy, envs.action_space, log_std_init)
+        self.parameters: list[Tensor] = list(self.network.parameters())
+        self.optimizer = RMSprop(self.parameters, alpha, epsilon)
+        self.device = self.parameters[0].device
+        self.act, self.act_greedily = self.network.act, self.network.act_greedily
+        self.n_statistics = self.network.n_statistics
+        self.lr_schedule = lr_schedule
+        self.gamma = gamma
+        self.n_steps = n_steps
+        self.vf_coef = vf_coef
+        self.ent_coef = ent_coef
+        self.max_grad_norm = float("inf") if max_grad_norm is None else max_grad_norm
+        self.learning_rate = learning_rate
+        self.gae_lambda = gae_lambda
+        self.normalize_advantage = normalize_advantage
+
+    @staticmethod
+    def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
+        """Outputs that the policy needs."""
+        return ActorCritic.heads(action_space)
+
+    def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
+        """One gradient step from the fresh segment."""
+        batch = rollout.to(self.device)
+        terms = advantage.learn_terms(
+            self.network, batch, self.gamma, self.gae_lambda, self.normalize_advantage
+        )
+        loss = terms.policy_loss + self.vf_coef * terms.value_loss - self.ent_coef * terms.entropy
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        require_finite({"gradient": grad_norm})
+        learning_rate = self.learning_rate * self.lr_schedule(progress)
+        self.optimizer.step(learning_rate)
+        if not log:
+            return {}
+        metrics = {"optim/learning_rate": learning_rate, "optim/grad_norm": grad_norm.item()}
+        return advantage.health(self.network, terms, loss) | metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network and optimiser."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,234 @@
+"""ACKTR: actor-critic using Kronecker-factored trust region (arXiv 1708.05144).
+
+The data flow is that of A2C: a segment from all environments, then one update. The step is the
+natural gradient of actor and critic together, by K-FAC, scaled back to a trust region. The Fisher
+matrix is that of `p(a, v | s) = pi(a | s) N(v; V(s), sigma^2)`; its samples are the actions of
+the segment, which the very same weights have drawn, and normal noise on the values.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rlrun.algorithms import advantage
+from rlrun.data.rollout import Rollout
+from rlrun.envs import VectorEnv
+from rlrun.functional import schedules
+from rlrun.functional.distributions.gaussian import FISHER_LOG_STD
+from rlrun.optim.kfac import KFAC
+from rlrun.policies.actor_critic import ActorCritic
+from rlrun.policies.base import Policy
+from rlrun.schema import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    UserError,
+)
+
+
+class ACKTR:
+    """The algorithm, its network, optimiser and generator.
+
+    Args:
+        policy: network with the heads of `ACKTR.heads`.
+        envs: what it learns from; only the space of actions is read.
+        rng: draws the noise on the values in the samples for the Fisher matrix.
+        lr_schedule: factor on the learning rate as a function of progress.
+        gamma: discount.
+        n_steps: length of a segment, in steps per environment.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss, which has no half.
+        vf_fisher_coef: of the sampled value loss `coef (V - v)^2`: the critic is a Gaussian
+            with `sigma = 1 / (2 coef)`. 0.5 gives the Gauss-Newton matrix.
+        learning_rate: longest step (the paper's `eta_max`).
+        max_grad_norm: bound on the norm of the gradients while the statistics settle.
+        kfac_clip: bound on `lr^2 u . g`, twice the predicted KL of a step (the paper's `2 delta`).
+        kfac_update: updates from one decomposition of the factors to the next.
+        async_eigen_decomp: decompose in a thread beside the training, and use the result
+            `eigen_lag` updates later, whenever it is done.
+        gae_lambda: of generalised advantages; None for n-step returns.
+        momentum: of the steps.
+        damping: added to the curvature.
+        damping_rule: `exact`, by eigendecompositions, or `factored`, by Cholesky inverses.
+        stats_decay: share of the factors that stays at each update.
+        cold_iter: first updates, with the plain gradient, in which the statistics settle.
+        cold_learning_rate: rate of these; None for `learning_rate`.
+        warm_max_grad_norm: bound on the norm of the gradients after that; None for no bound.
+        eigen_lag: updates from the beginning of a decomposition to its use; None for
+            `kfac_update` if it is asynchronous, else 0.
+        conv_factors: `expand` or `reduce`: statistics of the patches of a convolution, or of
+            their means.
+        bias: `homogeneous`: part of the weight's matrix; `separate`: a block of its own.
+        vf_kfac_clip: `kfac_clip` of what only the critic uses; None: one bound for both.
+        log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
+    """
+
+    memory = None
+
+    def __init__(
+        self,
+        policy: Policy,
+        envs: VectorEnv,
+        rng: torch.Generator,
+        lr_schedule: Callable[[float], float] = schedules.linear,
+        *,
+        gamma: Fraction = 0.99,
+        n_steps: PositiveInt = 20,
+        ent_coef: NonNegativeFloat = 0.01,
+        vf_coef: NonNegativeFloat = 0.25,
+        vf_fisher_coef: PositiveFloat = 1.0,
+        learning_rate: PositiveFloat = 0.25,
+        max_grad_norm: PositiveFloat | None = 0.5,
+        kfac_clip: PositiveFloat = 0.001,
+        kfac_update: PositiveInt = 10,
+        async_eigen_decomp: bool = False,
+        gae_lambda: Fraction | None = None,
+        momentum: Fraction = 0.9,
+        damping: PositiveFloat = 0.01,
+        damping_rule: Literal["exact", "factored"] = "exact",
+        stats_decay: Fraction = 0.99,
+        cold_iter: NonNegativeInt = 10,
+        cold_learning_rate: PositiveFloat | None = None,
+        warm_max_grad_norm: PositiveFloat | None = None,
+        eigen_lag: NonNegativeInt | None = None,
+        conv_factors: Literal["expand", "reduce"] = "expand",
+        bias: Literal["homogeneous", "separate"] = "homogeneous",
+        vf_kfac_clip: PositiveFloat | None = None,
+        log_std_init: float = 0.0,
+    ) -> None:
+        self.network = ActorCritic(policy, envs.action_space, log_std_init)
+        self.device = next(policy.parameters()).device
+        if eigen_lag is None:
+            eigen_lag = kfac_update if async_eigen_decomp else 0
+        groups = _groups(self.network, envs)
+        try:
+            self.optimizer = KFAC(
+                self.network,
+                learning_rate,
+                momentum,
+                damping,
+                {"policy": kfac_clip, "value": vf_kfac_clip} if vf_kfac_clip else kfac_clip,
+                stats_decay,
+                kfac_update,
+                cold_iter,
+                damping_rule=damping_rule,
+                sharing=conv_factors,
+                bias=bias,
+                cold_lr=cold_learning_rate,
+                cold_max_grad_norm=max_grad_norm or float("inf"),
+                max_grad_norm=warm_max_grad_norm or float("inf"),
+                lag=eigen_lag,
+                background=async_eigen_decomp,
+                fisher={} if self.network.log_std is None else {"log_std": FISHER_LOG_STD},
+                groups=groups,
+            )
+        except ValueError as error:
+            raise UserError(f"policy: ACKTR cannot train this network: {error}") from error
+        self.rng = rng
+        self.act, self.act_greedily = self.network.act, self.network.act_greedily
+        self.n_statistics = self.network.n_statistics
+        self.lr_schedule = lr_schedule
+        self.gamma = gamma
+        self.n_steps = n_steps
+        self.ent_coef = ent_coef
+        self.vf_coef = vf_coef
+        self.vf_fisher_coef = vf_fisher_coef
+        self.learning_rate = learning_rate
+        self.gae_lambda = gae_lambda
+        self.normalize_advantage = self.network.log_std is not None
+
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> list[str]:
+        """A basis must be in use before the next one is begun."""
+        lag, interval = values["eigen_lag"], values["kfac_update"]
+        if lag is not None and lag > interval:
+            return [f"eigen_lag: {lag} is more than kfac_update={interval}; lower it"]
+        return []
+
+    @staticmethod
+    def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
+        """Outputs that the policy needs."""
+        return ActorCritic.heads(action_space)
+
+    def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
+        """Statistics from the scores of the segment, then one natural-gradient step."""
+        batch = rollout.to(self.device)
+        observations = batch.observations[:-1].flatten(0, 1)
+        self._observe_curvature(observations, batch.actions.flatten(0, 1))
+        terms = advantage.learn_terms(
+            self.network, batch, self.gamma, self.gae_lambda, self.normalize_advantage
+        )
+        loss = terms.policy_loss + self.vf_coef * terms.value_loss - self.ent_coef * terms.entropy
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        learning_rate = self.learning_rate * self.lr_schedule(progress)
+        self.optimizer.step(learning_rate)
+        if not log:
+            return {}
+        metrics = advantage.health(self.network, terms, loss)
+        metrics["optim/learning_rate"] = learning_rate
+        return metrics | self._trust_region(observations, terms)
+
+    def _observe_curvature(self, observations: Tensor, actions: Tensor) -> None:
+        """Backpropagate the scores of one sample `a, v` per state (ACKTR, section 3.1).
+
+        That of the value is the derivative of `coef (V - v)^2` with `v` drawn around `V`. The
+        scores are summed and not averaged, and no advantage weighs them.
+        """
+        with self.optimizer.capture():
+            statistics, values = self.network(observations)
+            noise = torch.randn(values.shape, generator=self.rng).to(values)
+            scores = [
+                self.network.distribution.score(statistics.detach(), actions),
+                2.0 * self.vf_fisher_coef * noise,
+            ]
+            torch.autograd.backward([statistics, values], scores)
+
+    @torch.no_grad()
+    def _trust_region(self, observations: Tensor, before: advantage.Terms) -> dict[str, float]:
+        """The KL that the factors predicted for the step, the one it caused, and the curvature."""
+        statistics, values = self.network(observations)
+        sigma = 1.0 / (2.0 * self.vf_fisher_coef)
+        policy_kl = self.network.distribution.kl(before.statistics, statistics).mean().item()
+        value_kl = 0.5 * ((values - before.values) / sigma).square().mean().item()
+        metrics = {
+            "trust_region/policy_kl": policy_kl,
+            "trust_region/value_kl": value_kl,
+            "trust_region/kl": policy_kl + value_kl,
+        }
+        health = self.optimizer.health()
+        metrics["time/decomposition"] = health.pop("basis_seconds", 0.0)
+        return metrics | {f"kfac/{name}": value for name, value in health.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimiser and generator."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.set_state(state["rng"])
+
+
+def _groups(network: ActorCritic, envs: VectorEnv) -> dict[str, list[Tensor]]:
+    """`value`: the parameters that only the values depend on; `policy`: all others."""
+    space = envs.observation_space
+    observation = torch.as_tensor(space.sample()).unsqueeze(0)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    statistics = network.statistics(observation.to(parameters[0].device)).sum()
+    found = torch.autograd.grad(statistics, parameters, allow_unused=True)
+    used = dict(zip(parameters, found, strict=True))
+    return {
+        "policy": [p for p in parameters if used[p] is not None],
+        "value": [p for p in parameters if used[p] is None],
+    }
