@@ -39,7 +39,7 @@ def test_a_file_shows_every_setting_of_its_constructor_and_no_other(path: Path) 
         assert node == {}
         return
     defaults = {
-        name: setting.default
+        name: list(setting.default) if isinstance(setting.default, tuple) else setting.default
         for name, setting in schema.settings(stored.resolve(target)).items()
         if setting.default is not dataclasses.MISSING
     }

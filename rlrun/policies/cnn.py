@@ -19,6 +19,7 @@ class CnnPolicy(Policy):
         observation_space: of one environment.
         heads: size of each output by name, in the order in which `forward` returns them.
         generator: source of the initial weights.
+        filters: of the three convolutions.
         features_dim: width of the layer before the heads.
 
     Raises:
@@ -31,6 +32,7 @@ class CnnPolicy(Policy):
         heads: Mapping[str, int],
         generator: torch.Generator,
         *,
+        filters: tuple[PositiveInt, PositiveInt, PositiveInt] = (32, 64, 64),
         features_dim: PositiveInt = 512,
     ) -> None:
         super().__init__()
@@ -39,14 +41,14 @@ class CnnPolicy(Policy):
         for kernel, stride in ((8, 4), (4, 2), (3, 1)):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         self.trunk = nn.Sequential(
-            conv(channels, 32, 8, 4, generator),
+            conv(channels, filters[0], 8, 4, generator),
             nn.ReLU(),
-            conv(32, 64, 4, 2, generator),
+            conv(filters[0], filters[1], 4, 2, generator),
             nn.ReLU(),
-            conv(64, 64, 3, 1, generator),
+            conv(filters[1], filters[2], 3, 1, generator),
             nn.ReLU(),
             nn.Flatten(),
-            linear(64 * height * width, features_dim, math.sqrt(2), generator),
+            linear(filters[2] * height * width, features_dim, math.sqrt(2), generator),
             nn.ReLU(),
         )
         self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

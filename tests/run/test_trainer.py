@@ -132,7 +132,7 @@ class Harness:
 
     def collect(self, act):
         assert act == self.act
-        self.rollout = SimpleNamespace(actions=torch.zeros(STEPS, ENVS))
+        self.rollout = SimpleNamespace(rewards=torch.zeros(STEPS, ENVS))
         self.segments += 1
         return self.rollout, self.episodes(self.segments - 1)
 
