@@ -206,6 +206,8 @@ def _train(
         status, code = ("finished", 0) if finished else ("stopped", stop.exit_code)
     except (NonFiniteUpdate, BadEnvironment) as error:
         reason, code = str(error), BROKE_DOWN
+        with _telling_a_full_disk():
+            _write_diagnostic(folder, trainer.step, error)
     except NotSavedError as error:
         reason, code = str(error), NOT_SAVED
     except Exception as error:
@@ -224,6 +226,14 @@ def _train(
         plots.learning_curve(folder)
     farewell(folder, result, _next_commands(folder, status))
     return code
+
+
+def _write_diagnostic(folder: Path, step: int, error: ArithmeticError | ValueError) -> None:
+    """What is known of numbers that are not finite, in `diagnostic.json`."""
+    details = getattr(error, "details", {})
+    report = {"reason": str(error), "step": step, "details": details}
+    write_atomic(folder / "diagnostic.json", json.dumps(report, indent=2) + "\n")
+    logger.info("What is known of it stands in %s", folder / "diagnostic.json")
 
 
 @contextmanager

@@ -88,8 +88,9 @@ EXPERIMENTS = usage.options("experiment", [CONF])
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_is_sound(name: str) -> None:
-    _, _, env = name.partition("/")
-    words = {"": [], "atari": ["env=PongNoFrameskip-v4"]}.get(env, [f"env={env}"])
+    algo, _, env = name.rpartition("/")
+    words = {"atari": ["env=PongNoFrameskip-v4"]}.get(env, [f"env={env}"]) if algo else []
+    words += [f"algo={algo}"] if algo else []
     assert composed(f"experiment={name}", *words)["total_timesteps"] > 0
 
 
@@ -142,7 +143,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_env_and_component_of_the_users_own_package(package: str) -> None:
     words = [f"env={package}:{package}-v0", f"policy._target_={package}.Policy"]
-    node = composed(*words, "~policy.hidden", "~policy.activation", "+policy.width=5")
+    node = composed(
+        *words,
+        "~policy.hidden",
+        "~policy.activation",
+        "+policy.width=5",
+        "~policy.normalize_observations",
+    )
     assert node["env"]["id"] == f"{package}:{package}-v0"
     assert config.run_folder(node).parts[1] == f"{package}-{package}-v0"
     made = config.instantiate(node["policy"], "policy")

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlrun.algorithms import advantage
+from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
 from rlrun.envs import VectorEnv
 from rlrun.functional import schedules
@@ -23,7 +24,7 @@ class A2C:
 
     Args:
         policy: network with the heads of `A2C.heads`.
-        envs: what it learns from; only the space of actions is read.
+        envs: what it learns from; only their number and the space of actions are read.
         rng: not used; A2C draws nothing but actions.
         lr_schedule: factor on the learning rate as a function of progress.
         gamma: discount.
@@ -36,6 +37,7 @@ class A2C:
         epsilon: of RMSprop, inside the root.
         gae_lambda: of generalised advantages; None for n-step returns.
         normalize_advantage: give the advantages of a segment mean 0 and deviation 1.
+        normalize_rewards: divide them by the running deviation of their discounted sums.
         log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
     """
 
@@ -58,6 +60,7 @@ class A2C:
         epsilon: PositiveFloat = 1e-5,
         gae_lambda: Fraction | None = None,
         normalize_advantage: bool = False,
+        normalize_rewards: bool = False,
         log_std_init: float = 0.0,
     ) -> None:
         self.network = ActorCritic(policy, envs.action_space, log_std_init)
@@ -66,6 +69,7 @@ class A2C:
         self.device = self.parameters[0].device
         self.act, self.act_greedily = self.network.act, self.network.act_greedily
         self.n_statistics = self.network.n_statistics
+        self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
         self.lr_schedule = lr_schedule
         self.gamma = gamma
         self.n_steps = n_steps
@@ -84,6 +88,8 @@ class A2C:
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """One gradient step from the fresh segment."""
         batch = rollout.to(self.device)
+        if self.reward_scale is not None:
+            batch.rewards = self.reward_scale.scaled(batch)
         terms = advantage.learn_terms(
             self.network, batch, self.gamma, self.gae_lambda, self.normalize_advantage
         )
@@ -94,16 +100,23 @@ class A2C:
         require_finite({"gradient": grad_norm})
         learning_rate = self.learning_rate * self.lr_schedule(progress)
         self.optimizer.step(learning_rate)
+        self.network.policy.observe(batch.observations[1:].flatten(0, 1))
         if not log:
             return {}
         metrics = {"optim/learning_rate": learning_rate, "optim/grad_norm": grad_norm.item()}
         return advantage.health(self.network, terms, loss) | metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Network and optimiser."""
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Network, optimiser and the scale of the rewards."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "reward_scale": self.reward_scale and self.reward_scale.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.reward_scale is not None:
+            self.reward_scale.load_state_dict(state["reward_scale"])

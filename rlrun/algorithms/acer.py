@@ -170,20 +170,21 @@ class ACER:
         learning_rate = self.learning_rate * self.lr_schedule(progress)
         metrics = self._learn(rollout, learning_rate, log, norms=log)
         metrics["optim/learning_rate"] = learning_rate
-        if self.memory is None:
-            return metrics if log else {}
-        self.memory.push(rollout)
         replayed: list[dict[str, float]] = []
-        if len(self.memory) >= self.replay_start:
+        if self.memory is not None:
+            self.memory.push(rollout)
+        if self.memory is not None and len(self.memory) >= self.replay_start:
             mean = torch.tensor(float(self.replay_ratio))
             for _ in range(int(torch.poisson(mean, generator=self.rng))):
                 batch, ages = self.memory.sample(self.rng)
                 stats = self._learn(batch, learning_rate, log)
                 replayed.append(stats | {"replay/age": ages.float().mean().item()})
+        self.policy.observe(rollout.observations[1:].flatten(0, 1))
         if not log:
             return {}
-        metrics["replay/updates"] = len(replayed)
-        metrics["replay/slots"] = len(self.memory)
+        if self.memory is not None:
+            metrics["replay/updates"] = len(replayed)
+            metrics["replay/slots"] = len(self.memory)
         return metrics | replay_health(replayed)
 
     def _learn(
@@ -231,7 +232,8 @@ class ACER:
         if not grad_norm < float("inf"):
             raise NonFiniteUpdate(
                 f"the norm of the gradient is {grad_norm}: lower algo.learning_rate, or check "
-                f"the rewards and observations of the environment"
+                f"the rewards and observations of the environment",
+                {"norms": {"gradient": str(grad_norm)}},
             )
         self.optimizer.step(learning_rate)
         torch._foreach_lerp_(self.average_parameters, self.parameters, 1.0 - self.alpha)

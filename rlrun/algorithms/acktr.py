@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlrun.algorithms import advantage
+from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
 from rlrun.envs import VectorEnv
 from rlrun.functional import schedules
@@ -36,7 +37,7 @@ class ACKTR:
 
     Args:
         policy: network with the heads of `ACKTR.heads`.
-        envs: what it learns from; only the space of actions is read.
+        envs: what it learns from; only their number and spaces are read.
         rng: draws the noise on the values in the samples for the Fisher matrix.
         lr_schedule: factor on the learning rate as a function of progress.
         gamma: discount.
@@ -65,6 +66,7 @@ class ACKTR:
             their means.
         bias: `homogeneous`: part of the weight's matrix; `separate`: a block of its own.
         vf_kfac_clip: `kfac_clip` of what only the critic uses; None: one bound for both.
+        normalize_rewards: divide them by the running deviation of their discounted sums.
         log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
     """
 
@@ -99,6 +101,7 @@ class ACKTR:
         conv_factors: Literal["expand", "reduce"] = "expand",
         bias: Literal["homogeneous", "separate"] = "homogeneous",
         vf_kfac_clip: PositiveFloat | None = None,
+        normalize_rewards: bool = False,
         log_std_init: float = 0.0,
     ) -> None:
         self.network = ActorCritic(policy, envs.action_space, log_std_init)
@@ -132,6 +135,7 @@ class ACKTR:
         self.rng = rng
         self.act, self.act_greedily = self.network.act, self.network.act_greedily
         self.n_statistics = self.network.n_statistics
+        self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
         self.lr_schedule = lr_schedule
         self.gamma = gamma
         self.n_steps = n_steps
@@ -158,6 +162,8 @@ class ACKTR:
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """Statistics from the scores of the segment, then one natural-gradient step."""
         batch = rollout.to(self.device)
+        if self.reward_scale is not None:
+            batch.rewards = self.reward_scale.scaled(batch)
         observations = batch.observations[:-1].flatten(0, 1)
         self._observe_curvature(observations, batch.actions.flatten(0, 1))
         terms = advantage.learn_terms(
@@ -168,6 +174,7 @@ class ACKTR:
         loss.backward()  # type: ignore[no-untyped-call]
         learning_rate = self.learning_rate * self.lr_schedule(progress)
         self.optimizer.step(learning_rate)
+        self.network.policy.observe(batch.observations[1:].flatten(0, 1))
         if not log:
             return {}
         metrics = advantage.health(self.network, terms, loss)
@@ -206,10 +213,11 @@ class ACKTR:
         return metrics | {f"kfac/{name}": value for name, value in health.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimiser and generator."""
+        """Network, optimiser, scale of the rewards, and generator."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "reward_scale": self.reward_scale and self.reward_scale.state_dict(),
             "rng": self.rng.get_state(),
         }
 
@@ -217,6 +225,8 @@ class ACKTR:
         """Take over what `state_dict` gave."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.reward_scale is not None:
+            self.reward_scale.load_state_dict(state["reward_scale"])
         self.rng.set_state(state["rng"])
 
 

@@ -102,7 +102,7 @@ def factored_damping(a: Tensor, g: Tensor, damping: float) -> tuple[Tensor, Tens
     """
     mean_a, mean_g = a.diagonal().mean(), g.diagonal().mean()
     both = (mean_a > 0) & (mean_g > 0)
-    pi = torch.where(both, mean_a / torch.where(both, mean_g, 1.0), 1.0).sqrt()
+    pi = torch.where(both, mean_a.sqrt() / torch.where(both, mean_g, 1.0).sqrt(), 1.0)
     return pi * damping**0.5, damping**0.5 / pi
 
 
@@ -128,8 +128,13 @@ def quadratic_form(matrix: Tensor, a: Tensor, g: Tensor) -> Tensor:
 
 
 def largest_eigenvalue(matrix: Tensor, iterations: int = 10) -> Tensor:
-    """Largest eigenvalue of a symmetric positive matrix, by power iteration; a scalar."""
-    vector = matrix.diagonal().clone()
+    """Largest eigenvalue of a symmetric positive matrix, by power iteration; a scalar.
+
+    It starts at random (the same every time): a start told by the matrix, as its diagonal, can
+    lie in the kernel, as it does for the scores of a uniform softmax.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(len(matrix), generator=generator, dtype=torch.float64).to(matrix)
     for _ in range(iterations):
         vector = nn.functional.normalize(matrix @ vector, dim=0)
     return vector @ matrix @ vector

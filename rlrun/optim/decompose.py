@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Decomposition:
     def from_state_dict(cls, state: Mapping[str, Any], device: torch.device) -> "Decomposition":
         """The inverse of `state_dict`."""
         bases = {
-            name: {key: tensor.to(device) for key, tensor in basis.items()}
+            name: {key: tensor.to(device, copy=True) for key, tensor in basis.items()}
             for name, basis in state["bases"].items()
         }
         return cls(bases, state["step"], state["fallbacks"], state["negatives"])
@@ -79,6 +80,18 @@ def decompose(
             }
     result.seconds = time.perf_counter() - begin
     return result
+
+
+def worker() -> ThreadPoolExecutor:
+    """A thread to decompose in. It computes with as many threads as this one: bits depend on it."""
+    return ThreadPoolExecutor(1, "kfac", torch.set_num_threads, (torch.get_num_threads(),))
+
+
+def done(decomposition: Decomposition) -> Future[Decomposition]:
+    """A future that holds its result already."""
+    future: Future[Decomposition] = Future()
+    future.set_result(decomposition)
+    return future
 
 
 def precondition(gradient: Tensor, basis: Basis, damping: float) -> Tensor:
@@ -138,4 +151,5 @@ def _robust(
 def _finite(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if not all(bool(torch.isfinite(part.sum())) for part in parts):
         raise LinAlgError("the result is not finite")
-    return parts
+    # Row by row, as a checkpoint gives them back: products depend on it in the last bit.
+    return tuple(part.contiguous() for part in parts)

@@ -16,7 +16,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from rlrun.functional import kronecker
 from rlrun.functional.trust_region import kl_step_scale
 from rlrun.optim.blocks import Sharing, blocks_of, uncovered
 from rlrun.optim.capture import Call, recording
-from rlrun.optim.decompose import Decomposition, decompose, precondition, spectrum
+from rlrun.optim.decompose import Decomposition, decompose, done, precondition, spectrum, worker
 from rlrun.optim.errors import require_finite
 
 
@@ -126,9 +126,10 @@ class KFAC:
         self.negatives = 0
         self.buffers = {p: torch.zeros_like(p) for p in self.parameters}
         self.scales = dict.fromkeys(self.groups, 1.0)
+        self._moved = 0.0
         self.decomposition: Decomposition | None = None
         self._pending: Future[Decomposition] | None = None
-        self._pool = ThreadPoolExecutor(1, "kfac") if background else None
+        self._pool = worker() if background else None
 
     @contextmanager
     def capture(self) -> Iterator[None]:
@@ -158,10 +159,10 @@ class KFAC:
             used = [call for call in calls[block.layer] if call.scores is not None]
             if len(used) < max(1, len(calls[block.layer])):
                 raise ValueError(f"capture: no scores came back to the layer {name}")
-            for call in used:
-                # A sum of squares, for the factors are finite if and only if it is.
-                norms[f"{name} inputs"] = torch.linalg.vector_norm(call.inputs)
-                norms[f"{name} scores"] = torch.linalg.vector_norm(call.scores)
+            # Sums of squares, for the factors are finite if and only if they are.
+            norms[f"{name} inputs"] = nn.utils.get_total_norm([call.inputs for call in used])
+            scores = [call.scores for call in used if call.scores is not None]
+            norms[f"{name} scores"] = nn.utils.get_total_norm(scores)
         require_finite(norms)
 
     @torch.no_grad()
@@ -230,8 +231,7 @@ class KFAC:
             factors = {name: (block.a, block.g) for name, block in self.blocks.items()}
             job = functools.partial(decompose, exact=self.exact, damping=self.damping)
             if self._pool is None:
-                self._pending = Future()
-                self._pending.set_result(job(factors, step=self.steps))
+                self._pending = done(job(factors, step=self.steps))
             else:  # the factors go on changing
                 copies = {name: (a.clone(), g.clone()) for name, (a, g) in factors.items()}
                 self._pending = self._pool.submit(job, copies, step=self.steps)
@@ -241,8 +241,8 @@ class KFAC:
     def _take_over(self) -> None:
         """Put the pending decomposition in force, waiting for it."""
         assert self._pending is not None
-        self.decomposition = self._pending.result()
-        self._pending = None
+        pending, self._pending = self._pending, None  # also if it failed
+        self.decomposition = pending.result()
         self.fallbacks += self.decomposition.fallbacks
         self.negatives += self.decomposition.negatives
 
@@ -314,8 +314,7 @@ class KFAC:
         self.decomposition = kept and Decomposition.from_state_dict(kept, device)
         self._pending = None
         if state["pending"]:
-            self._pending = Future()
-            self._pending.set_result(Decomposition.from_state_dict(state["pending"], device))
+            self._pending = done(Decomposition.from_state_dict(state["pending"], device))
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -1,6 +1,16 @@
 """What algorithms ask of a network."""
 
+from typing import Protocol, runtime_checkable
+
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Features that depend on what was observed before."""
+
+    def observe(self, observations: Tensor) -> None:
+        """Take in observations `[N, ...]`."""
 
 
 class Policy(nn.Module):
@@ -16,6 +26,14 @@ class Policy(nn.Module):
 
     It has no parameters, for its output is shared by a policy and its running average.
     """
+
+    def observe(self, observations: Tensor) -> None:
+        """Learn from fresh observations `[N, ...]` what the features depend on, if anything.
+
+        Called once an update is over, so that all of a segment is seen with the same eyes.
+        """
+        if isinstance(self.features, Observer):
+            self.features.observe(observations)
 
     def head(self, name: str, features: Tensor) -> Tensor:
         """One output alone, `[N, size]`."""

@@ -1,9 +1,12 @@
 """The projection against golden numbers, its optimality conditions, and a generic solver."""
 
+import math
+
+import pytest
 import torch
 
 from rlrun.functional.distributions.probabilities import kl_gradient
-from rlrun.functional.trust_region import project_gradient, projection_size
+from rlrun.functional.trust_region import kl_step_scale, project_gradient, projection_size
 
 
 def rows(*values):
@@ -72,3 +75,38 @@ def test_equal_policies_still_constrain_the_sum_of_the_gradient():
 def test_infinite_delta_changes_nothing():
     g, k, _ = random_problem()
     assert torch.equal(project_gradient(g, k, float("inf")), g)
+
+
+def scalar(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def test_golden_scale_of_a_natural_step():
+    scale = kl_step_scale(scalar(0.15657669 / 0.25**2), 0.25, 1e-3)
+    assert scale.item() == pytest.approx(0.07991650, abs=1e-8)
+
+
+@pytest.mark.parametrize("learning_rate", [1e-4, 0.25, 10.0])
+@pytest.mark.parametrize("dot", [1e-12, 1e-3, 1.0, 1e12])
+def test_a_scaled_natural_step_reaches_the_bound_or_is_whole(dot, learning_rate):
+    scale = kl_step_scale(scalar(dot), learning_rate, 1e-3).item()
+    doubled_kl = learning_rate**2 * dot
+    assert 0 < scale <= 1
+    if doubled_kl > 1e-3:
+        assert scale**2 * doubled_kl == pytest.approx(1e-3)
+    else:
+        assert scale == 1
+
+
+@pytest.mark.parametrize(
+    ("dot", "learning_rate", "bound"),
+    [
+        (0.0, 0.25, 1e-3),
+        (-1.0, 0.25, 1e-3),
+        (1.0, 0.0, 1e-3),
+        (9e9, 1.0, math.inf),
+        (0, 1, math.inf),
+    ],
+)
+def test_a_natural_step_without_kl_or_bound_is_whole(dot, learning_rate, bound):
+    assert kl_step_scale(scalar(dot), learning_rate, bound) == 1

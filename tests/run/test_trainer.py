@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.data.collector import Ended
 from rlrun.envs import Episode
+from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.run import trainer as module
 from rlrun.run.evaluate import Evaluation
 from rlrun.run.signals import StopRequest

@@ -1,0 +1,42 @@
+"""Running mean and variance, to bring observations and rewards to a common scale."""
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-8  # keeps what never varies finite
+CLIP = 10.0  # standard deviations beyond which a value is cut off
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of everything observed so far, component by component.
+
+    Before anything is observed they are 0 and 1. They live in buffers, so that they are saved
+    with the weights, and change by `observe` alone: whoever only acts leaves them as they are.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def observe(self, rows: Tensor) -> None:
+        """Take in `[n, size]` (Chan, Golub and LeVeque 1979)."""
+        rows = rows.to(self.mean)
+        total = self.count + len(rows)
+        share = (len(rows) / total).to(self.mean)  # of the new rows
+        shift = rows.mean(0) - self.mean
+        spread = rows.var(0, correction=0) - self.variance
+        self.variance += share * (spread + (1.0 - share) * shift.square())
+        self.mean += share * shift
+        self.count.copy_(total)
+
+    def normalized(self, rows: Tensor) -> Tensor:
+        """Rows `[n, size]` with mean 0 and variance 1, cut off at ten deviations."""
+        deviation = (self.variance + EPSILON).sqrt()
+        return ((rows - self.mean) / deviation).clamp(-CLIP, CLIP)
