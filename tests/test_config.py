@@ -89,7 +89,9 @@ EXPERIMENTS = usage.options("experiment", [CONF])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_is_sound(name: str) -> None:
     algo, _, env = name.rpartition("/")
-    words = {"atari": ["env=PongNoFrameskip-v4"]}.get(env, [f"env={env}"]) if algo else []
+    words = (
+        {"atari": ["env=PongNoFrameskip-v4"], "vector": []}.get(env, [f"env={env}"]) if algo else []
+    )
     words += [f"algo={algo}"] if algo else []
     assert composed(f"experiment={name}", *words)["total_timesteps"] > 0
 
