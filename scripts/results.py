@@ -73,6 +73,38 @@ EXPERIMENTS = {
         "Acrobot-v1, tuned, replay_ratio 4", f"{ACROBOT} algo.replay_ratio=4", 5, -100
     ),
 }
+for _algo in ("acktr", "a2c"):
+    for _env, _steps, _seeds, _threshold in (
+        ("CartPole-v1", 25_000, 5, 475),
+        ("CartPole-v1", 100_000, 5, 475),
+        ("Acrobot-v1", 500_000, 5, -100),
+        ("Pendulum-v1", 300_000, 5, -300),
+        ("Reacher-v5", 300_000, 5, -7),
+        ("LunarLanderContinuous-v3", 1_000_000, 3, 200),
+        ("HalfCheetah-v5", 1_000_000, 2, 1000),
+    ):
+        EXPERIMENTS[f"{_algo}-{_env}-{_steps // 1000}k"] = Experiment(
+            f"{_env}, {_algo.upper()}, {_steps:,} steps".replace(",000", " 000"),
+            f"algo={_algo} env={_env} total_timesteps={_steps}",
+            _seeds,
+            _threshold,
+        )
+for _factors in ("expand", "reduce"):
+    for _rule in ("exact", "factored"):
+        EXPERIMENTS[f"acktr-catch-{_factors}-{_rule}"] = Experiment(
+            f"Catch, ACKTR, {_factors}, {_rule}",
+            "algo=acktr env=tests.tasks:Catch-v0 experiment=catch_acktr --config-dir=tests/conf "
+            f"algo.conv_factors={_factors} algo.damping_rule={_rule}",
+            3,
+            0.8,
+        )
+EXPERIMENTS["a2c-catch"] = Experiment(
+    "Catch, A2C",
+    "algo=a2c env=tests.tasks:Catch-v0 experiment=catch_acktr --config-dir=tests/conf "
+    "algo.learning_rate=5e-3 algo.n_steps=5",
+    3,
+    0.8,
+)
 
 
 def main() -> None:
@@ -132,6 +164,9 @@ def summary(folder: Path, threshold: float) -> dict[str, object]:
         "evaluation": round(result["eval"]["return_mean"], 3),
         "training": round(result["train_return_last100"], 3),
         "steps_to_threshold": int(rows[reached[0] + WINDOW - 1]["step"]) if len(reached) else None,
+        "seconds_to_threshold": float(rows[reached[0] + WINDOW - 1]["time"])
+        if len(reached)
+        else None,
         "steps_per_second": round(result["steps_per_second"]),
     }
 

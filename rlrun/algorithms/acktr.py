@@ -148,11 +148,14 @@ class ACKTR:
 
     @staticmethod
     def conflicts(values: Mapping[str, Any]) -> list[str]:
-        """A basis must be in use before the next one is begun."""
+        """A basis must be in use before the next one is begun, and a step must move something."""
+        found = []
         lag, interval = values["eigen_lag"], values["kfac_update"]
         if lag is not None and lag > interval:
-            return [f"eigen_lag: {lag} is more than kfac_update={interval}; lower it"]
-        return []
+            found.append(f"eigen_lag: {lag} is more than kfac_update={interval}; lower it")
+        if values["momentum"] == 1:
+            found.append("momentum: 1 lets nothing new into the steps; lower it")
+        return found
 
     @staticmethod
     def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]

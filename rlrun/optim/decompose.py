@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,18 +79,6 @@ def decompose(
             }
     result.seconds = time.perf_counter() - begin
     return result
-
-
-def worker() -> ThreadPoolExecutor:
-    """A thread to decompose in. It computes with as many threads as this one: bits depend on it."""
-    return ThreadPoolExecutor(1, "kfac", torch.set_num_threads, (torch.get_num_threads(),))
-
-
-def done(decomposition: Decomposition) -> Future[Decomposition]:
-    """A future that holds its result already."""
-    future: Future[Decomposition] = Future()
-    future.set_result(decomposition)
-    return future
 
 
 def precondition(gradient: Tensor, basis: Basis, damping: float) -> Tensor:

@@ -12,11 +12,9 @@ output of the model for a `y` drawn from the model itself, so that the factors a
 Fisher matrix; scores of the data's own `y` would make them the empirical Fisher.
 """
 
-import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -25,9 +23,10 @@ from torch import Tensor, nn
 
 from rlrun.functional import kronecker
 from rlrun.functional.trust_region import kl_step_scale
+from rlrun.optim.bases import Bases
 from rlrun.optim.blocks import Sharing, blocks_of, uncovered
 from rlrun.optim.capture import Call, recording
-from rlrun.optim.decompose import Decomposition, decompose, done, precondition, spectrum, worker
+from rlrun.optim.decompose import precondition, spectrum
 from rlrun.optim.errors import require_finite
 
 
@@ -101,15 +100,15 @@ class KFAC:
         fisher: Mapping[str, float] | None = None,
         groups: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> None:
-        if not 0 <= lag <= update_interval:
-            raise ValueError(f"lag={lag} is not from 0 to update_interval={update_interval}")
+        _one_of("damping_rule", damping_rule, "exact", "factored")
+        _one_of("sharing", sharing, "expand", "reduce")
+        _one_of("bias", bias, "homogeneous", "separate")
         self.model = model
         self.lr, self.momentum, self.damping = lr, momentum, damping
-        self.stats_decay, self.update_interval = stats_decay, update_interval
+        self.stats_decay = stats_decay
         self.cold_iter, self.cold_lr = cold_iter, lr if cold_lr is None else cold_lr
         self.cold_max_grad_norm, self.max_grad_norm = cold_max_grad_norm, max_grad_norm
-        self.exact = damping_rule == "exact"
-        self.lag = lag
+        self.bases = Bases(update_interval, lag, background, damping_rule == "exact", damping)
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters: list[Tensor] = list(named.values())
         self.blocks = blocks_of(model, sharing, bias == "homogeneous")
@@ -118,18 +117,15 @@ class KFAC:
         self.groups = self.groups or {"all": self.parameters}
         if Counter(p for group in self.groups.values() for p in group) != Counter(self.parameters):
             raise ValueError("groups: every trainable parameter must be in exactly one of them")
+        if isinstance(kl_clip, Mapping) and kl_clip.keys() != self.groups.keys():
+            raise ValueError(f"kl_clip must name the groups {', '.join(self.groups)}")
         self.kl_clip = kl_clip
 
         self.steps = 0
         self.captures = 0
-        self.fallbacks = 0
-        self.negatives = 0
         self.buffers = {p: torch.zeros_like(p) for p in self.parameters}
         self.scales = dict.fromkeys(self.groups, 1.0)
         self._moved = 0.0
-        self.decomposition: Decomposition | None = None
-        self._pending: Future[Decomposition] | None = None
-        self._pool = worker() if background else None
 
     @contextmanager
     def capture(self) -> Iterator[None]:
@@ -189,7 +185,6 @@ class KFAC:
             gradients = _clipped(gradients, norm, self.max_grad_norm)
             if not self.captures:
                 raise RuntimeError("step: there are no statistics yet; call capture() before")
-            self._renew_bases()
             steps = self._natural(gradients, lr)
         buffers = list(self.buffers.values())
         torch._foreach_mul_(buffers, self.momentum)
@@ -200,11 +195,12 @@ class KFAC:
 
     def _natural(self, gradients: Mapping[Tensor, Tensor], lr: float) -> dict[Tensor, Tensor]:
         """`nu u` by parameter."""
-        assert self.decomposition is not None
+        factors = {name: (block.a, block.g) for name, block in self.blocks.items()}
+        bases = self.bases.at(self.steps - self.cold_iter, factors).bases
         steps = {p: gradients[p] / (fisher + self.damping) for p, fisher in self.fisher.items()}
         for name, block in self.blocks.items():
             gradient = block.matrix([gradients[p] for p in block.parameters])
-            step = precondition(gradient, self.decomposition.bases[name], self.damping)
+            step = precondition(gradient, bases[name], self.damping)
             steps |= zip(block.parameters, block.split(step), strict=True)
         dots = {
             name: torch.stack([torch.sum(steps[p] * gradients[p]) for p in group]).sum()
@@ -222,30 +218,6 @@ class KFAC:
             self.scales[name] = scales[name].item()
         return steps
 
-    def _renew_bases(self) -> None:
-        """Begin a decomposition, or take one over, where it is due."""
-        warm = self.steps - self.cold_iter
-        if self._pending and warm % self.update_interval == self.lag % self.update_interval:
-            self._take_over()
-        if warm % self.update_interval == 0:
-            factors = {name: (block.a, block.g) for name, block in self.blocks.items()}
-            job = functools.partial(decompose, exact=self.exact, damping=self.damping)
-            if self._pool is None:
-                self._pending = done(job(factors, step=self.steps))
-            else:  # the factors go on changing
-                copies = {name: (a.clone(), g.clone()) for name, (a, g) in factors.items()}
-                self._pending = self._pool.submit(job, copies, step=self.steps)
-            if self.lag == 0 or self.decomposition is None:
-                self._take_over()
-
-    def _take_over(self) -> None:
-        """Put the pending decomposition in force, waiting for it."""
-        assert self._pending is not None
-        pending, self._pending = self._pending, None  # also if it failed
-        self.decomposition = pending.result()
-        self.fallbacks += self.decomposition.fallbacks
-        self.negatives += self.decomposition.negatives
-
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for p in self.parameters:
@@ -261,6 +233,7 @@ class KFAC:
         the total numbers of `fallbacks` and `negative_eigenvalues`.
         """
         found: dict[str, float] = {}
+        current = self.bases.current
         for group, members in self.groups.items():
             doubled = torch.zeros(())
             values = []
@@ -269,8 +242,8 @@ class KFAC:
                     continue
                 step = self._moved * block.matrix([self.buffers[p] for p in block.parameters])
                 doubled = doubled + kronecker.quadratic_form(step, block.a, block.g)
-                if self.decomposition is not None:
-                    values.append(spectrum(self.decomposition.bases[name], block.a, block.g))
+                if current is not None:
+                    values.append(spectrum(current.bases[name], block.a, block.g))
             for p, fisher in self.fisher.items():
                 if any(p is member for member in members):
                     doubled = doubled + fisher * (self._moved * self.buffers[p]).square().sum()
@@ -279,42 +252,37 @@ class KFAC:
             if values:
                 found[f"{group}_eigenvalue_min"] = min(low for low, _ in values)
                 found[f"{group}_eigenvalue_max"] = max(high for _, high in values)
-        if self.decomposition is not None:
-            found["basis_age"] = self.steps - 1 - self.decomposition.step
-            found["basis_seconds"] = self.decomposition.seconds
-        found["fallbacks"] = self.fallbacks
-        found["negative_eigenvalues"] = self.negatives
+        if current is not None:
+            found["basis_age"] = self.steps - 1 - self.cold_iter - current.step
+            found["basis_seconds"] = current.seconds
+        found["fallbacks"] = self.bases.fallbacks
+        found["negative_eigenvalues"] = self.bases.negatives
         return found
 
     def state_dict(self) -> dict[str, Any]:
         """Factors, bases (those in the making are waited for), momentum and counters."""
-        pending = self._pending.result() if self._pending else None
         return {
             "steps": self.steps,
             "captures": self.captures,
-            "fallbacks": self.fallbacks,
-            "negatives": self.negatives,
             "buffers": {str(i): buffer for i, buffer in enumerate(self.buffers.values())},
             "factors": {name: {"a": b.a, "g": b.g} for name, b in self.blocks.items()},
-            "decomposition": self.decomposition and self.decomposition.state_dict(),
-            "pending": pending and pending.state_dict(),
+            "bases": self.bases.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.steps, self.captures = state["steps"], state["captures"]
-        self.fallbacks, self.negatives = state["fallbacks"], state["negatives"]
         for i, buffer in enumerate(self.buffers.values()):
             buffer.copy_(state["buffers"][str(i)])
         for name, block in self.blocks.items():
             block.a.copy_(state["factors"][name]["a"])
             block.g.copy_(state["factors"][name]["g"])
-        device = self.parameters[0].device
-        kept = state["decomposition"]
-        self.decomposition = kept and Decomposition.from_state_dict(kept, device)
-        self._pending = None
-        if state["pending"]:
-            self._pending = done(Decomposition.from_state_dict(state["pending"], device))
+        self.bases.load_state_dict(state["bases"], self.parameters[0].device)
+
+
+def _one_of(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not allowed; allowed: {', '.join(allowed)}")
 
 
 def _gradient(parameter: Tensor) -> Tensor:

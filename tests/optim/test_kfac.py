@@ -568,8 +568,8 @@ def test_a_run_that_is_resumed_goes_on_bit_for_bit(stop, background, rule, dtype
     straight = KFAC(model, **options)
     advance(straight, stop)
     state = straight.state_dict()
-    assert (state["pending"] is not None) == (stop == 6)
-    assert (state["decomposition"] is not None) == (stop > 2)
+    assert (state["bases"]["pending"] is not None) == (stop == 6)
+    assert (state["bases"]["current"] is not None) == (stop > 2)
     resumed = KFAC(mlp(33, 17).to(dtype), **options)
     resumed.load_state_dict(through_a_file(state))
     resumed.model.load_state_dict(model.state_dict())
@@ -594,7 +594,7 @@ def test_a_state_and_who_loaded_it_share_no_memory(rule):
     kfac = KFAC(mlp(), **options)
     advance(kfac, 4)
     state, kept = copy.deepcopy(kfac.state_dict()), copy.deepcopy(kfac.state_dict())
-    assert kept["pending"]
+    assert kept["bases"]["pending"]
     other = KFAC(copy.deepcopy(kfac.model), **options)
     other.load_state_dict(state)
     advance(other, 4)
@@ -663,7 +663,7 @@ def test_fewer_samples_than_inputs_and_dead_units_give_finite_steps(dtype, rule)
     for tensor in step(kfac).values():
         assert tensor.isfinite().all()
         assert tensor.any()
-    assert kfac.fallbacks == 0
+    assert kfac.bases.fallbacks == 0
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -734,8 +734,8 @@ def test_a_decomposition_that_fails_is_tried_again_in_float64(rule, background, 
     expected = step(straight)
     breaking(monkeypatch, lambda matrix: matrix.dtype == torch.float32)
     torch.testing.assert_close(step(broken), expected, atol=1e-4, rtol=1e-4)
-    assert straight.fallbacks == 0
-    assert broken.fallbacks == broken.health()["fallbacks"] == 4
+    assert straight.bases.fallbacks == 0
+    assert broken.bases.fallbacks == broken.health()["fallbacks"] == 4
     torch.testing.assert_close(factors(broken), before, atol=0, rtol=0)
 
 
@@ -748,7 +748,7 @@ def test_a_second_try_leaves_the_factors_alone_in_float64_too(monkeypatch):
     seen = set()
     breaking(monkeypatch, lambda matrix: len(matrix) not in seen and not seen.add(len(matrix)))
     kfac.step()
-    assert kfac.fallbacks == len(seen) == 3
+    assert kfac.bases.fallbacks == len(seen) == 3
     torch.testing.assert_close(factors(kfac), before, atol=0, rtol=0)
 
 
@@ -765,7 +765,7 @@ def test_a_decomposition_that_is_not_finite_counts_as_failed(monkeypatch):
 
     monkeypatch.setattr(torch.linalg, "eigh", broken)
     assert all(tensor.isfinite().all() for tensor in step(kfac).values())
-    assert kfac.fallbacks == 4
+    assert kfac.bases.fallbacks == 4
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -786,7 +786,7 @@ def test_failing_twice_names_the_factor_and_can_be_overcome(rule, background, mo
         kfac.blocks["2"].a.diagonal().mean().item()
     )
     torch.testing.assert_close(copies(model), before, atol=0, rtol=0)
-    assert kfac._pending is None  # one without a result would be waited for
+    assert kfac.bases._pending is None  # one without a result would be waited for
     assert kfac.state_dict()["steps"] == 0
     kfac.step()
     assert kfac.steps == 1
