@@ -212,8 +212,8 @@ class ACKTR:
             "trust_region/kl": policy_kl + value_kl,
         }
         health = self.optimizer.health()
-        metrics["time/decomposition"] = health.pop("basis_seconds", 0.0)
-        return metrics | {f"kfac/{name}": value for name, value in health.items()}
+        metrics["time/decomposition"] = health.pop("basis/seconds", 0.0)
+        return metrics | {f"kfac_{name}": value for name, value in health.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimiser, scale of the rewards, and generator."""

@@ -227,10 +227,10 @@ class KFAC:
     def health(self) -> dict[str, float]:
         """What the last step did, and the curvature behind it.
 
-        For each group `<group>_predicted_kl` of the whole step, momentum included, by the factors
-        of now; `<group>_step_scale`, `nu`; `<group>_eigenvalue_min` and `_max` of `A (x) G`,
-        undamped. For all of them `basis_age` in steps, `basis_seconds` of the decomposition, and
-        the total numbers of `fallbacks` and `negative_eigenvalues`.
+        For each group `<group>/predicted_kl` of the whole step, momentum included, by the factors
+        of now; `<group>/step_scale`, `nu`; `<group>/eigenvalue_min` and `_max` of `A (x) G`,
+        undamped. For all of them `basis/age` in steps, `basis/seconds` of the decomposition, and
+        the total numbers of `basis/fallbacks` and, of eigenvalues, `basis/negatives`.
         """
         found: dict[str, float] = {}
         current = self.bases.current
@@ -247,16 +247,16 @@ class KFAC:
             for p, fisher in self.fisher.items():
                 if any(p is member for member in members):
                     doubled = doubled + fisher * (self._moved * self.buffers[p]).square().sum()
-            found[f"{group}_predicted_kl"] = 0.5 * doubled.item()
-            found[f"{group}_step_scale"] = self.scales[group]
+            found[f"{group}/predicted_kl"] = 0.5 * doubled.item()
+            found[f"{group}/step_scale"] = self.scales[group]
             if values:
-                found[f"{group}_eigenvalue_min"] = min(low for low, _ in values)
-                found[f"{group}_eigenvalue_max"] = max(high for _, high in values)
+                found[f"{group}/eigenvalue_min"] = min(low for low, _ in values)
+                found[f"{group}/eigenvalue_max"] = max(high for _, high in values)
         if current is not None:
-            found["basis_age"] = self.steps - 1 - self.cold_iter - current.step
-            found["basis_seconds"] = current.seconds
-        found["fallbacks"] = self.bases.fallbacks
-        found["negative_eigenvalues"] = self.bases.negatives
+            found["basis/age"] = self.steps - 1 - self.cold_iter - current.step
+            found["basis/seconds"] = current.seconds
+        found["basis/fallbacks"] = self.bases.fallbacks
+        found["basis/negatives"] = self.bases.negatives
         return found
 
     def state_dict(self) -> dict[str, Any]:
