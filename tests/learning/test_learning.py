@@ -45,3 +45,38 @@ def test_catch_from_pictures(command, seed):
     caught = (result["eval"]["return_mean"] + 1) / 2  # +1 caught, -1 missed
     assert caught >= 0.9
     assert result["step"] <= 100_000
+
+
+def test_acktr_solves_cartpole_within_25_000_steps(command):
+    result = train(command, "algo=acktr", "total_timesteps=25000", "eval.episodes=20")
+    assert result["eval"]["return_mean"] >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [25_000, 100_000])
+@pytest.mark.parametrize("seed", range(5))
+def test_acktr_solves_cartpole_and_does_not_fall_back(command, seed, steps):
+    result = train(command, "algo=acktr", f"seed={seed}", f"total_timesteps={steps}")
+    assert result["eval"]["return_mean"] >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_acktr_swings_up_the_pendulum(command, seed):
+    result = train(command, "algo=acktr", "env=Pendulum-v1", f"seed={seed}")
+    assert result["eval"]["return_mean"] >= -300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a2c_solves_cartpole(command, seed):
+    assert train(command, "algo=a2c", f"seed={seed}")["eval"]["return_mean"] >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_acktr_catches_from_pictures(command, seed):
+    folder = Path(__file__).parents[1] / "conf"
+    words = ["algo=acktr", "env=tests.tasks:Catch-v0", "experiment=catch_acktr"]
+    words += [f"--config-dir={folder}", "algo.damping_rule=factored", f"seed={seed}"]
+    assert (train(command, *words)["eval"]["return_mean"] + 1) / 2 >= 0.9
