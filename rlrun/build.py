@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gymnasium import spaces
 
 from rlrun import config as configs
 from rlrun.algorithms.base import Algorithm
 from rlrun.data.collector import Collector
 from rlrun.envs import VectorEnv, make_vec
 from rlrun.policies.base import Policy
+from rlrun.policies.moments import Normalized
 from rlrun.run.rng import generator, stream_seed
 from rlrun.schema import UserError
 
@@ -41,6 +43,8 @@ def assemble(config: Mapping[str, Any]) -> Parts:
         heads = make_algorithm.func.heads(envs.action_space)  # type: ignore[attr-defined]
         make_policy = configs.instantiate(config["policy"], "policy")
         policy: Policy = make_policy(envs.observation_space, heads, generator(seed, "init"))
+        if config["env"]["normalize_observations"]:
+            _normalize(policy, envs.observation_space)
         lr_schedule = configs.instantiate(config["lr_schedule"], "lr_schedule")
         rng = generator(seed, "replay")
         try:
@@ -59,6 +63,17 @@ def assemble(config: Mapping[str, Any]) -> Parts:
         envs.close()
         raise
     return Parts(algorithm, collector, device)
+
+
+def _normalize(policy: Policy, space: spaces.Space[Any]) -> None:
+    """Let the policy see its observations normalised; raises UserError if they are no vectors."""
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"env.normalize_observations: only for Box observations, not for {space}")
+    observation = torch.as_tensor(space.sample()).unsqueeze(0)
+    features = policy.features(observation)
+    if features.dim() != 2:
+        raise UserError("env.normalize_observations: only for vectors, not for pictures")
+    policy.features = Normalized(policy.features, features.shape[1])
 
 
 def make_envs(config: Mapping[str, Any], stream: str, n_envs: int) -> VectorEnv:

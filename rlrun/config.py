@@ -50,6 +50,8 @@ class Env:
     """Parallel environments; 16 for Atari."""
     clip_rewards: bool = False
     """Learn from the sign of the rewards; true for Atari. The returns shown are never clipped."""
+    normalize_observations: bool = False
+    """Scale vectors by their running mean and deviation, which evaluations leave alone."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Passed to the environment's constructor."""
 

@@ -102,6 +102,7 @@ def _env_node(env_id: str) -> dict[str, Any]:
         "id": env_id,
         "n_envs": 16 if atari else 4,
         "clip_rewards": atari,
+        "normalize_observations": False,
         "kwargs": {},
     }
     if registry.is_image(spec):

@@ -111,6 +111,7 @@ def help_text(folders: Sequence[Path]) -> str:
     shown += [
         ("env.n_envs", "4", "parallel environments; 16 for Atari"),
         ("env.clip_rewards", "false", "learn from the sign of rewards; true for Atari"),
+        ("env.normalize_observations", "false", "scale vectors by their running moments"),
         ("env.kwargs.NAME", "-", "argument of the environment"),
     ]
     lines += [f"  {f'{key}={value}':<28}{comment}" for key, value, comment in shown]

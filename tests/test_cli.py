@@ -213,12 +213,18 @@ def test_config_dir_brings_new_options(
     ((node, _),) = trained
     assert node["algo"]["floor"] == 0.5
     assert node["seed"] == 5
-    assert node["env"] == {"id": "CartPole-v1", "n_envs": 2, "clip_rewards": False, "kwargs": {}}
+    assert node["env"] == {
+        "id": "CartPole-v1",
+        "n_envs": 2,
+        "clip_rewards": False,
+        "normalize_observations": False,
+        "kwargs": {},
+    }
     assert config.run_folder(node).parts[2].startswith("mine-")
     assert "experiment=tri: unknown option; did you mean try?" in (
         command("experiment=tri", f"--config-dir={folder}").err
     )
-    assert "algo        acer, mine" in command("--help", "--config-dir", str(folder)).out
+    assert "algo        a2c, acer, acktr, mine" in command("--help", "--config-dir", str(folder)).out
 
 
 def test_resume_and_evaluate_pass_on_what_is_said(
@@ -257,7 +263,7 @@ def test_resume_and_evaluate_pass_on_what_is_said(
 
 
 def test_list(command: Command, tmp_path: Path) -> None:
-    assert command("list", "algos").out == "acer\n"
+    assert command("list", "algos").out == "a2c\nacer\nacktr\n"
     assert command("list", "policies").out == "cnn\nmlp\n"
     assert "acer/CartPole-v1\n" in command("list", "experiments").out
     assert "CartPole-v1" in command("list", "envs").out.splitlines()
@@ -329,7 +335,7 @@ complete_line 'rlrun env=[ al'
         env={**os.environ, "PATH": path},
     )
     assert result.stdout.splitlines() == [
-        "algo=acer",
+        "algo=a2c algo=acer algo=acktr",
         "env=ALE/Pong-v5",
         "algo.replay_start=",
         "experiment=acer/CartPole-v1",

@@ -105,7 +105,13 @@ def test_the_experiment_of_algo_and_env_is_taken_by_itself() -> None:
 def test_atari_without_a_file_per_game() -> None:
     for env in ("PongNoFrameskip-v4", "ALE/Breakout-v5"):
         node = composed(f"env={env}")
-        assert node["env"] == {"id": env, "n_envs": 16, "clip_rewards": True, "kwargs": {}}
+        assert node["env"] == {
+            "id": env,
+            "n_envs": 16,
+            "clip_rewards": True,
+            "normalize_observations": False,
+            "kwargs": {},
+        }
         assert node["policy"]["_target_"].endswith("CnnPolicy")
         assert node["lr_schedule"]["_target_"].endswith("constant")
         assert node["total_timesteps"] == 10_000_000
@@ -150,7 +156,6 @@ def test_env_and_component_of_the_users_own_package(package: str) -> None:
         "~policy.hidden",
         "~policy.activation",
         "+policy.width=5",
-        "~policy.normalize_observations",
     )
     assert node["env"]["id"] == f"{package}:{package}-v0"
     assert config.run_folder(node).parts[1] == f"{package}-{package}-v0"

@@ -7,11 +7,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
 
 from rlrun import config, stored
+from rlrun.policies.mlp import MlpPolicy
 
 Command = Callable[..., Any]
+
+
+class Whole(gymnasium.Env[Any, Any]):
+    """Takes whole numbers in a box, as a robot with steps does."""
+
+    observation_space = spaces.Box(-1, 1, (3,))
+    action_space = spaces.Box(-2, 2, (2,), np.int64)
+
+
+class Bare(MlpPolicy):
+    """A network with a parameter in no layer."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+
+gymnasium.register("Whole-v0", entry_point=Whole)
+ACKTR = ["algo=acktr", "experiment=none"]
 
 TABLE = {
     "unknown key": (["algo.gama=1"], ["algo.gama: unknown key", "did you mean algo.gamma?"]),
@@ -23,7 +47,7 @@ TABLE = {
     "key below a value": (["seed.x=3"], ["seed.x: unknown key"]),
     "deleted key": (["~zzz"], ["'zzz' does not exist"]),
     "missing key": (["~env.id"], ["env.id: missing"]),
-    "unknown option": (["algo=acr"], ["algo=acr: unknown option", "did you mean acer?"]),
+    "unknown option": (["algo=acr"], ["algo=acr: unknown option", "did you mean acer or acktr?"]),
     "option nowhere near": (["lr_schedule=cos"], ["options: constant, double_linear_con"]),
     "unknown experiment": (["experiment=acer/CartPol"], ["did you mean acer/CartPole-v1"]),
     "unknown experiment shown": (["experiment=a", "--cfg", "job"], ["experiment=a: unknown"]),
@@ -69,6 +93,31 @@ TABLE = {
     "list what": (["list", "env"], ["did you mean envs?"]),
     "actions that the algorithm cannot do": (["env=Pendulum-v1"], ["Discrete"]),
     "policy that does not fit": (["policy=cnn"], ["policy=cnn", "policy=mlp"]),
+    "unknown algorithm": (["algo=actkr"], ["algo=actkr: unknown option", "did you mean acktr"]),
+    "key of another algorithm": ([*ACKTR, "algo.trust_region=true"], ["trust_region: unknown key"]),
+    "lag that is too long": (
+        [*ACKTR, "algo.eigen_lag=11"],
+        ["algo.eigen_lag: 11 is more than kfac_update=10"],
+    ),
+    "steps of length zero": ([*ACKTR, "algo.momentum=1.0"], ["algo.momentum: 1"]),
+    "no damping": ([*ACKTR, "algo.damping=0"], ["algo.damping: 0", "a number above 0"]),
+    "no trust region": ([*ACKTR, "algo.kfac_clip=0"], ["algo.kfac_clip: 0", "above 0"]),
+    "damping rule": ([*ACKTR, "algo.damping_rule=svd"], ["damping_rule: 'svd'", "exact, factored"]),
+    "factors of convolutions": ([*ACKTR, "algo.conv_factors=sum"], ["one of expand, reduce"]),
+    "bias": ([*ACKTR, "algo.bias=none"], ["algo.bias: 'none'", "homogeneous, separate"]),
+    "two convolutions": (["policy=cnn", "policy.filters=[32,64]"], ["policy.filters: [32, 64]"]),
+    "convolution of nothing": (["policy=cnn", "policy.filters=[8,0,8]"], ["filters: [8, 0, 8]"]),
+    "normalise how": (
+        ["env.normalize_observations=2"],
+        ["normalize_observations: 2", "true or"],
+    ),
+    "generalised beyond": (["algo=a2c", "algo.gae_lambda=1.5"], ["gae_lambda: 1.5", "or null"]),
+    "whole numbers in a box, acktr": ([*ACKTR, "env=test_errors:Whole-v0"], ["of floats", "int64"]),
+    "whole numbers in a box, a2c": (["algo=a2c", "env=test_errors:Whole-v0"], ["of floats"]),
+    "network that acktr cannot train": (
+        [*ACKTR, "policy._target_=test_errors.Bare"],
+        ["policy: ACKTR cannot train this network", "policy.scale"],
+    ),
 }
 
 

@@ -147,7 +147,8 @@ class ACER:
     def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
         """Logits of the policy and action values, one each per action."""
         if not isinstance(action_space, spaces.Discrete):
-            raise UserError(f"algo=acer acts in Discrete spaces only, not in {action_space}.")
+            hint = " Use algo=acktr or algo=a2c." if isinstance(action_space, spaces.Box) else ""
+            raise UserError(f"algo=acer acts in Discrete spaces only, not in {action_space}.{hint}")
         return {"policy": int(action_space.n), "q": int(action_space.n)}
 
     @torch.no_grad()

@@ -48,7 +48,8 @@ class ActorCritic(nn.Module):
         if isinstance(action_space, spaces.Box) and action_space.dtype in ("float32", "float64"):
             return {"policy": math.prod(action_space.shape), "value": 1}
         raise UserError(
-            f"algo: acts in Discrete spaces and in Box spaces of floats, not in {action_space}."
+            f"algo: acktr and a2c act in Discrete spaces and in Box spaces of floats, "
+            f"not in {action_space}."
         )
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlrun.policies.moments import RunningMoments
 from rlrun.schema import UserError
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -46,20 +45,12 @@ def is_picture(space: spaces.Box) -> bool:
 class VectorFeatures(nn.Module):
     """Observations as flat float vectors, `[N, ...]` -> `[N, size]`; discrete ones as one-hots.
 
-    Args:
-        space: of one observation.
-        normalize: scale boxes by the running moments of what `observe` was given.
-
     Raises:
         UserError: the space is neither `Box` nor `Discrete`, or shows pictures large enough for
             `ImageFeatures`.
     """
 
-    def __init__(
-        self,
-        space: spaces.Space,  # type: ignore[type-arg]
-        normalize: bool = False,
-    ) -> None:
+    def __init__(self, space: spaces.Space) -> None:  # type: ignore[type-arg]
         super().__init__()
         self.classes: int | None = None
         self.start = 0
@@ -78,20 +69,12 @@ class VectorFeatures(nn.Module):
                 f"policy=mlp reads Box and Discrete observations, and this environment gives "
                 f"{space}. Wrap it with gymnasium.wrappers.FlattenObservation."
             )
-        wanted = normalize and self.classes is None
-        self.moments = RunningMoments(self.size) if wanted else None
-
-    def observe(self, observations: Tensor) -> None:
-        """Take observations `[N, ...]` into the running moments, if there are any."""
-        if self.moments is not None:
-            self.moments.observe(observations.flatten(1))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """The environment's own values, normalised if so configured."""
+        """Scale nothing: the values are the environment's own."""
         if self.classes is not None:
             return nn.functional.one_hot(observations - self.start, self.classes).float()
-        vectors = observations.flatten(1).float()
-        return vectors if self.moments is None else self.moments.normalized(vectors)
+        return observations.flatten(1).float()
 
 
 class ImageFeatures(nn.Module):

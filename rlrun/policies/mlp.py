@@ -25,7 +25,6 @@ class MlpPolicy(Policy):
         generator: source of the initial weights.
         hidden: width of each hidden layer.
         activation: after each hidden layer.
-        normalize_observations: by their running mean and deviation.
 
     Raises:
         UserError: the observations do not fit.
@@ -39,10 +38,9 @@ class MlpPolicy(Policy):
         *,
         hidden: list[PositiveInt] = [64, 64],  # noqa: B006 - read only
         activation: Literal["tanh", "relu", "elu"] = "tanh",
-        normalize_observations: bool = False,
     ) -> None:
         super().__init__()
-        self.features = vectors = VectorFeatures(observation_space, normalize_observations)
+        self.features = vectors = VectorFeatures(observation_space)
         self.towers = nn.ModuleDict()
         for name, outputs in heads.items():
             layers: list[nn.Module] = []

@@ -40,3 +40,25 @@ class RunningMoments(nn.Module):
         """Rows `[n, size]` with mean 0 and variance 1, cut off at ten deviations."""
         deviation = (self.variance + EPSILON).sqrt()
         return ((rows - self.mean) / deviation).clamp(-CLIP, CLIP)
+
+
+class Normalized(nn.Module):
+    """Features of vectors, brought to mean 0 and variance 1 by the moments of those observed.
+
+    Args:
+        features: from observations `[N, ...]` to vectors `[N, size]`.
+        size: of a vector.
+    """
+
+    def __init__(self, features: nn.Module, size: int) -> None:
+        super().__init__()
+        self.features = features
+        self.moments = RunningMoments(size)
+
+    def observe(self, observations: Tensor) -> None:
+        """Take fresh observations `[N, ...]` into the moments."""
+        self.moments.observe(self.features(observations))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """`[N, ...]` -> `[N, size]`."""
+        return self.moments.normalized(self.features(observations))

@@ -1,0 +1,243 @@
+"""Running moments against those of all rows at once, and observations scaled by them."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from rlrun.algorithms.a2c import A2C
+from rlrun.algorithms.acer import ACER
+from rlrun.algorithms.acktr import ACKTR
+from rlrun.build import assemble
+from rlrun.config import compose
+from rlrun.data.rollout import Rollout
+from rlrun.evaluation import play_episodes
+from rlrun.policies.mlp import MlpPolicy
+from rlrun.policies.moments import Normalized, RunningMoments
+from rlrun.run.rng import generator
+from rlrun.schema import UserError
+
+SIZE = 3
+
+
+def rows_of(n, seed=0, scale=(1.0, 20.0, 0.05), shift=(0.0, -300.0, 1.0)):
+    noise = torch.randn(n, SIZE, generator=torch.Generator().manual_seed(seed))
+    return noise * torch.tensor(scale) + torch.tensor(shift)
+
+
+def observed(*pieces):
+    moments = RunningMoments(SIZE)
+    for piece in pieces:
+        moments.observe(piece)
+    return moments
+
+
+def assert_moments_of(moments, rows):
+    assert moments.count == len(rows)
+    exact = rows.double()
+    torch.testing.assert_close(moments.mean, exact.mean(0).float())
+    variance = exact.var(0, correction=0).float()
+    torch.testing.assert_close(moments.variance, variance, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [[1000], [1, 1, 998], [500, 500], [7] * 142 + [6], [999, 1]])
+def test_they_are_those_of_all_rows_however_they_come_in_pieces(sizes):
+    rows = rows_of(1000)
+    assert_moments_of(observed(*rows.split(sizes)), rows)
+
+
+def test_pieces_of_other_means_add_their_spread():
+    """What lies between the means of the pieces is part of the variance."""
+    pieces = [rows_of(50, seed, shift=(10.0 * seed, 0.0, 0.0)) for seed in range(6)]
+    assert_moments_of(observed(*pieces), torch.cat(pieces))
+
+
+def test_before_anything_is_observed_they_are_those_of_a_standard_normal():
+    rows = rows_of(5).clamp(-9, 9)
+    torch.testing.assert_close(RunningMoments(SIZE).normalized(rows), rows)
+
+
+def test_the_first_rows_leave_nothing_of_the_start():
+    moments = observed(torch.full((1, SIZE), 5.0))
+    assert moments.mean.tolist() == [5.0] * SIZE
+    assert moments.variance.tolist() == [0.0] * SIZE
+
+
+def test_normalised_rows_have_mean_0_and_variance_1():
+    rows = rows_of(1000)
+    normalized = observed(rows).normalized(rows)
+    torch.testing.assert_close(normalized.mean(0), torch.zeros(SIZE), atol=1e-4, rtol=0)
+    torch.testing.assert_close(normalized.var(0, correction=0), torch.ones(SIZE), atol=1e-3, rtol=0)
+    assert normalized.abs().max() < 10.0
+
+
+def test_normalised_values_are_cut_off_at_ten_deviations():
+    moments = observed(torch.tensor([[-1.0] * SIZE, [1.0] * SIZE]))
+    rows = torch.tensor([[9.9, 10.1, 1e9], [-9.9, -10.1, -1e9]])
+    expected = torch.tensor([[9.9, 10.0, 10.0], [-9.9, -10.0, -10.0]])
+    torch.testing.assert_close(moments.normalized(rows), expected)
+
+
+def test_what_never_varies_stays_finite():
+    moments = observed(torch.zeros(100, SIZE))
+    rows = torch.tensor([[0.0, 1e-30, 1.0]])
+    assert torch.isfinite(moments.normalized(rows)).all()
+    assert moments.normalized(rows)[0, 0] == 0.0
+
+
+def test_bytes_and_doubles_are_taken_as_they_are():
+    rows = torch.randint(0, 256, (100, SIZE), dtype=torch.uint8)
+    assert_moments_of(observed(rows), rows)
+    assert_moments_of(observed(rows.double()), rows)
+
+
+def test_only_observe_changes_them():
+    moments = observed(rows_of(10))
+    before = copy.deepcopy(moments.state_dict())
+    for _ in range(2):
+        moments.normalized(rows_of(10, seed=1))
+    assert_equal_states(moments.state_dict(), before)
+
+
+def test_they_are_saved_and_restored():
+    moments, other = observed(rows_of(10)), observed(rows_of(7, seed=1))
+    other.load_state_dict(copy.deepcopy(moments.state_dict()))
+    for each in (moments, other):
+        each.observe(rows_of(13, seed=2))
+    assert_equal_states(other.state_dict(), moments.state_dict())
+    assert not list(moments.parameters())
+
+
+def assert_equal_states(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+# In a network, and in the algorithms.
+
+
+def policy_of(space, heads=None, normalize=True, **settings):
+    heads = heads or {"policy": 2, "value": 1}
+    policy = MlpPolicy(space, heads, generator(0, "init"), **settings)
+    if normalize:
+        policy.features = Normalized(policy.features, math.prod(space.shape))
+    return policy
+
+
+def test_a_network_reads_normalised_observations():
+    space = spaces.Box(-np.inf, np.inf, (SIZE,))
+    scaled, plain = policy_of(space), policy_of(space, normalize=False)
+    rows = rows_of(100)
+    scaled.observe(rows)
+    plain.observe(rows)  # nothing to learn from it
+    expected = observed(rows).normalized(rows)
+    assert torch.equal(scaled.features(rows), expected)
+    assert torch.equal(plain.features(rows), rows)
+    for a, b in zip(scaled(scaled.features(rows)), plain(expected), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_observations_of_more_dimensions_are_scaled_number_by_number():
+    policy = policy_of(spaces.Box(-1, 1, (2, 3)))
+    batch = torch.randn(50, 2, 3)
+    policy.observe(batch)
+    flat = batch.flatten(1)
+    assert torch.equal(policy.features(batch), policy.features.moments.normalized(flat))
+    assert policy.features.moments.mean.shape == (6,)
+
+
+@pytest.mark.parametrize("env", ["tests.tasks:Identity-v0", "tests.tasks:Catch-v0"])
+def test_classes_and_pictures_are_refused(env):
+    policy = "cnn" if "Catch" in env else "mlp"
+    config = compose([f"env={env}", f"policy={policy}", "env.normalize_observations=true"])
+    with pytest.raises(UserError, match=r"env\.normalize_observations: only for"):
+        assemble(config)
+
+
+def learner(kind):
+    space = spaces.Box(-np.inf, np.inf, (SIZE,))
+    envs = SimpleNamespace(
+        n_envs=2, observation_space=space, action_space=spaces.Discrete(2), frame_stack=1
+    )
+    settings = {"n_steps": 4} | (
+        {"replay_start": 0, "replay_ratio": 3.0, "buffer_size": 40} if kind is ACER else {}
+    )
+    policy = policy_of(space, kind.heads(envs.action_space), hidden=[4])
+    return kind(policy, envs, generator(0, "replay"), **settings), policy
+
+
+def segment(algorithm, seed):
+    g = torch.Generator().manual_seed(seed)
+    observations = rows_of(5 * 2, seed).view(5, 2, SIZE)
+    actions, behaviour = algorithm.act(observations[:-1].flatten(0, 1), g)
+    no = torch.zeros(4, 2, dtype=torch.bool)
+    return Rollout(
+        observations=observations,
+        actions=actions.view(4, 2),
+        rewards=torch.randn(4, 2, generator=g),
+        behaviour=behaviour.view(4, 2, -1),
+        terminated=no,
+        truncated=no,
+        reset=torch.zeros(5, 2, dtype=torch.bool),
+        final_observations=torch.empty(0, SIZE),
+        final_index=torch.empty(0, 2, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize("kind", [ACER, ACKTR, A2C])
+def test_every_algorithm_observes_a_fresh_segment_once_and_after_it_has_learnt(kind, monkeypatch):
+    algorithm, policy = learner(kind)
+    moments = policy.features.moments
+    seen = []
+    for seed in range(4):
+        batch = segment(algorithm, seed)
+        counts = []
+        policy.features.register_forward_hook(
+            lambda *_, counts=counts: counts.append(int(moments.count))
+        )
+        algorithm.update(batch, 0.0, log=False)
+        # All of the learning, replay included, saw it with the eyes that had collected it.
+        assert set(counts) == {len(seen)}
+        seen += batch.observations[1:].flatten(0, 1)
+        assert_moments_of(moments, torch.stack(seen))
+
+
+@pytest.mark.parametrize("algo", ["acer", "acktr", "a2c"])
+def test_acting_and_evaluation_leave_the_moments_as_they_are(algo):
+    words = [f"algo={algo}", "experiment=none", "env.normalize_observations=true"]
+    config = compose(
+        [*words, "env.n_envs=2", "algo.n_steps=4", "env.kwargs={max_episode_steps: 9}"]
+    )
+    parts = assemble(config)
+    parts.collector.reset()
+    network = parts.algorithm.policy if algo == "acer" else parts.algorithm.network.policy
+    moments = network.features.moments
+    for _ in range(3):
+        rollout, _ = parts.collector.collect(parts.algorithm.act)
+        parts.algorithm.update(rollout, 0.0, log=True)
+    assert moments.count == 24
+    before = copy.deepcopy(moments.state_dict())
+    parts.collector.collect(parts.algorithm.act)
+    play_episodes(config, parts, "eval", 3, True, lambda: False)
+    assert_equal_states(moments.state_dict(), before)
+    parts.collector.envs.close()
+
+
+@pytest.mark.parametrize("kind", [ACER, ACKTR, A2C])
+def test_the_moments_are_part_of_the_state_of_an_algorithm(kind):
+    algorithm, policy = learner(kind)
+    for seed in range(3):
+        algorithm.update(segment(algorithm, seed), 0.0, log=False)
+    other, again = learner(kind)
+    if algorithm.memory is not None:
+        first, end = algorithm.memory.first, algorithm.memory.end
+        other.memory.restore(first, end, algorithm.memory.export(first, end))
+    other.load_state_dict(copy.deepcopy(algorithm.state_dict()))
+    assert_equal_states(again.features.state_dict(), policy.features.state_dict())
+    observations = rows_of(6, seed=9)
+    first, second = (each.act(observations, torch.Generator())[1] for each in (algorithm, other))
+    assert torch.equal(first, second)
