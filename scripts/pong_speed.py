@@ -66,7 +66,7 @@ def main() -> None:
             envs.step(rng.integers(0, 6, ENVS))
         rates["environments alone"].append(100 * ENVS / (time.perf_counter() - begin))
         for name, contestant in trainings.items():
-            rates[name].append(contestant.learn(10))
+            rates[name].append(contestant.learn(5))
     for name, found in rates.items():
         low, high = min(found), max(found)
         print(f"{name}: {statistics.median(found):,.0f} steps/s ({low:,.0f} to {high:,.0f})")
