@@ -224,7 +224,8 @@ def test_config_dir_brings_new_options(
     assert "experiment=tri: unknown option; did you mean try?" in (
         command("experiment=tri", f"--config-dir={folder}").err
     )
-    assert "algo        a2c, acer, acktr, mine" in command("--help", "--config-dir", str(folder)).out
+    shown = command("--help", "--config-dir", str(folder)).out
+    assert "algo        a2c, acer, acktr, mine" in shown
 
 
 def test_resume_and_evaluate_pass_on_what_is_said(
