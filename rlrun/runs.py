@@ -34,6 +34,7 @@ from rlrun.schema import UserError
 
 logger = logging.getLogger(__name__)
 
+DIAGNOSTIC = "diagnostic.json"
 BROKE_DOWN, NOT_SAVED = 3, 4
 """Exit codes of a training that failed: numbers that are not finite, a disk that takes nothing."""
 
@@ -199,6 +200,7 @@ def _train(
         "resume": manifest["grade"],
     }
     screen = Screen(f"{algorithm} on {env}", details, config["total_timesteps"], trainer.step)
+    (folder / DIAGNOSTIC).unlink(missing_ok=True)  # of a breakdown before this
     status, reason, code = "failed", None, 1
     try:
         with screen:
@@ -229,11 +231,11 @@ def _train(
 
 
 def _write_diagnostic(folder: Path, step: int, error: ArithmeticError | ValueError) -> None:
-    """What is known of numbers that are not finite, in `diagnostic.json`."""
+    """What is known of numbers that are not finite."""
     details = getattr(error, "details", {})
     report = {"reason": str(error), "step": step, "details": details}
-    write_atomic(folder / "diagnostic.json", json.dumps(report, indent=2) + "\n")
-    logger.info("What is known of it stands in %s", folder / "diagnostic.json")
+    write_atomic(folder / DIAGNOSTIC, json.dumps(report, indent=2) + "\n")
+    logger.info("What is known of it stands in %s", folder / DIAGNOSTIC)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class A2C:
 
     Args:
         policy: network with the heads of `A2C.heads`.
-        envs: what it learns from; only their number and the space of actions are read.
+        envs: what it learns from; only their number and spaces are read.
         rng: not used; A2C draws nothing but actions.
         lr_schedule: factor on the learning rate as a function of progress.
         gamma: discount.
@@ -64,7 +64,8 @@ class A2C:
         log_std_init: float = 0.0,
     ) -> None:
         self.network = ActorCritic(policy, envs.action_space, log_std_init)
-        self.parameters: list[Tensor] = list(self.network.parameters())
+        self.network.split(envs.observation_space)  # raises if a parameter serves nothing
+        self.parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = RMSprop(self.parameters, alpha, epsilon)
         self.device = self.parameters[0].device
         self.act, self.act_greedily = self.network.act, self.network.act_greedily

@@ -109,7 +109,7 @@ class ACKTR:
         self.device = next(policy.parameters()).device
         if eigen_lag is None:
             eigen_lag = kfac_update if async_eigen_decomp else 0
-        groups = _groups(self.network, envs)
+        policy_parameters, value_parameters = self.network.split(envs.observation_space)
         try:
             self.optimizer = KFAC(
                 self.network,
@@ -129,7 +129,7 @@ class ACKTR:
                 lag=eigen_lag,
                 background=async_eigen_decomp,
                 fisher={} if self.network.log_std is None else {"log_std": FISHER_LOG_STD},
-                groups=groups,
+                groups={"policy": policy_parameters, "value": value_parameters},
             )
         except ValueError as error:
             raise UserError(f"policy: ACKTR cannot train this network: {error}") from error
@@ -178,12 +178,13 @@ class ACKTR:
         loss.backward()  # type: ignore[no-untyped-call]
         learning_rate = self.learning_rate * self.lr_schedule(progress)
         self.optimizer.step(learning_rate)
+        metrics: dict[str, float] = {}
+        if log:
+            metrics = advantage.health(self.network, terms, loss)
+            metrics["optim/learning_rate"] = learning_rate
+            metrics |= self._trust_region(observations, terms)
         self.network.policy.observe(batch.observations[1:].flatten(0, 1))
-        if not log:
-            return {}
-        metrics = advantage.health(self.network, terms, loss)
-        metrics["optim/learning_rate"] = learning_rate
-        return metrics | self._trust_region(observations, terms)
+        return metrics
 
     def _observe_curvature(self, observations: Tensor, actions: Tensor) -> None:
         """Backpropagate the scores of one sample `a, v` per state (ACKTR, section 3.1).
@@ -232,17 +233,3 @@ class ACKTR:
         if self.reward_scale is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])
         self.rng.set_state(state["rng"])
-
-
-def _groups(network: ActorCritic, envs: VectorEnv) -> dict[str, list[Tensor]]:
-    """`value`: the parameters that only the values depend on; `policy`: all others."""
-    space = envs.observation_space
-    observation = torch.as_tensor(space.sample()).unsqueeze(0)
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    statistics = network.statistics(observation.to(parameters[0].device)).sum()
-    found = torch.autograd.grad(statistics, parameters, allow_unused=True)
-    used = dict(zip(parameters, found, strict=True))
-    return {
-        "policy": [p for p in parameters if used[p] is not None],
-        "value": [p for p in parameters if used[p] is None],
-    }

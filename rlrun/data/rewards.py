@@ -9,13 +9,14 @@ from torch import Tensor
 from rlrun.data.rollout import Rollout
 
 EPSILON = 1e-8
+CLIP = 10.0  # scaled rewards beyond it are cut off, as while the sums have hardly varied
 
 
 class RewardScale:
     """Divides rewards by the deviation of the discounted sums that they add up to.
 
-    The rewards keep their sign and their zero. Owns one sum per environment, begun anew with
-    each episode, and the moments of all sums so far.
+    The rewards keep their sign and their zero, and are cut off at 10. Owns one sum per
+    environment, begun anew with each episode, and the moments of all sums so far.
 
     Args:
         gamma: discount of the sums.
@@ -41,7 +42,7 @@ class RewardScale:
         share = sums.numel() / self.count
         self.mean += share * (sums.mean().item() - self.mean)
         self.square += share * (sums.square().mean().item() - self.square)
-        return rollout.rewards / self.deviation
+        return (rollout.rewards / self.deviation).clamp(-CLIP, CLIP)
 
     @property
     def deviation(self) -> float:

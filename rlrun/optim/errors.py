@@ -30,4 +30,8 @@ def require_finite(values: Mapping[str, Tensor]) -> None:
         found = dict(zip(values, numbers, strict=True))
         wrong = [f"{name} ({x})" for name, x in found.items() if not math.isfinite(x)]
         details = {"norms": {name: str(x) for name, x in found.items()}}
-        raise NonFiniteUpdate(f"not finite: the norm of {', '.join(wrong)}", details)
+        raise NonFiniteUpdate(
+            f"not finite: the norm of {', '.join(wrong)}; lower the learning rate, or check the "
+            f"rewards and observations that go in",
+            details,
+        )

@@ -70,7 +70,8 @@ class KFAC:
             `update_interval`. The first one is always used at once.
         background: decompose in a thread of its own. It changes no result: `lag` says when a
             basis is used, and a step that needs one waits for it.
-        fisher: diagonal of the Fisher matrix of the parameters without factors, by name.
+        fisher: diagonal of the Fisher matrix of the parameters without factors, by name: one
+            number for all of a parameter.
         groups: parameters to tell apart, by name; together all of them.
 
     Raises:
@@ -100,6 +101,12 @@ class KFAC:
         fisher: Mapping[str, float] | None = None,
         groups: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> None:
+        numbers = {"lr": lr, "damping": damping, "update_interval": update_interval}
+        for name, number in numbers.items():
+            if not number > 0:
+                raise ValueError(f"{name}={number} is not above 0")
+        if not (0 <= momentum < 1 and 0 <= stats_decay <= 1 and cold_iter >= 0):
+            raise ValueError("momentum must be in [0, 1), stats_decay in [0, 1], cold_iter >= 0")
         _one_of("damping_rule", damping_rule, "exact", "factored")
         _one_of("sharing", sharing, "expand", "reduce")
         _one_of("bias", bias, "homogeneous", "separate")
@@ -132,7 +139,7 @@ class KFAC:
         """Take the statistics of the passes made inside; parameters and `.grad` stay as they are.
 
         The first dimension of a layer's input counts its samples; a layer that is called several
-        times has those of all calls.
+        times has those of all calls, each taken for a sample of its own.
 
         Raises:
             NonFiniteUpdate: an input or a score is not finite; the statistics are not changed.
@@ -212,7 +219,7 @@ class KFAC:
             whole = torch.stack(list(dots.values())).sum()
             scales = dict.fromkeys(dots, kl_step_scale(whole, lr, self.kl_clip))
         norm = nn.utils.get_total_norm(steps.values())
-        require_finite({"natural gradient": norm, **scales})
+        require_finite({"natural gradient": norm, **{n: lr**2 * d for n, d in dots.items()}})
         for name, group in self.groups.items():
             torch._foreach_mul_([steps[p] for p in group], scales[name])
             self.scales[name] = scales[name].item()

@@ -61,6 +61,39 @@ class ActorCritic(nn.Module):
         """Those of the distribution of actions alone, `[N, P]`."""
         return self._statistics(self.policy.head("policy", self.policy.features(observations)))
 
+    def split(
+        self,
+        space: spaces.Space,  # type: ignore[type-arg]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Trainable parameters that the statistics depend on, and those that only the values do.
+
+        Raises:
+            UserError: some serve neither.
+        """
+        named = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        observation = torch.as_tensor(space.sample()).unsqueeze(0)
+        statistics, values = self(observation.to(next(self.parameters()).device))
+        used = [
+            torch.autograd.grad(
+                output.sum(), list(named.values()), retain_graph=True, allow_unused=True
+            )
+            for output in (statistics, values)
+        ]
+        acting, valuing, idle = [], [], []
+        for (name, p), by_statistics, by_values in zip(named.items(), *used, strict=True):
+            if by_statistics is not None:
+                acting.append(p)
+            elif by_values is not None:
+                valuing.append(p)
+            else:
+                idle.append(name)
+        if idle:
+            raise UserError(
+                f"policy: no head depends on {', '.join(idle)}; leave it out of the network, or "
+                f"call requires_grad_(False) on it"
+            )
+        return acting, valuing
+
     def _statistics(self, output: Tensor) -> Tensor:
         if self.log_std is None:
             return output

@@ -1,7 +1,9 @@
 """One update of ACKTR against autograd and dense Fisher matrices, and the bookkeeping around it."""
 
 import copy
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from test_advantage import KINDS, SPACES, as_torch, by_hand, envs_of, policy_of,
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from rlrun.algorithms.a2c import A2C
 from rlrun.algorithms.acktr import ACKTR
 from rlrun.build import assemble
 from rlrun.config import compose
@@ -755,3 +758,33 @@ def test_settings_of_pictures_are_alive():
 def assert_same_weights(algorithm, expected):
     for name, p in algorithm.network.named_parameters():
         assert torch.equal(p, expected[name]), name
+
+
+def test_a_step_of_length_zero_has_no_kl_though_the_moments_move(command):
+    words = ["algo=acktr", "experiment=none", "env.normalize_observations=true", "log_interval=1"]
+    result = command(*words, "total_timesteps=1600", "eval.episodes=0", "logger=files", "threads=1")
+    assert result.code == 0
+    (path,) = Path("outputs").glob("*/*/*/metrics.jsonl")
+    last = json.loads(path.read_text().splitlines()[-1])
+    assert last["optim/learning_rate"] == 0
+    assert last["trust_region/policy_kl"] == pytest.approx(0, abs=1e-12)
+    assert last["trust_region/value_kl"] == 0
+
+
+class Idle(MlpPolicy):
+    """With a layer that nothing depends on."""
+
+    def __init__(self, *runtime, **settings):
+        super().__init__(*runtime, **settings)
+        self.idle = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("kind", [ACKTR, A2C])
+def test_a_parameter_that_serves_nothing_is_refused_until_it_is_frozen(kind):
+    space = spaces.Box(-1, 1, (3,))
+    envs = SimpleNamespace(n_envs=2, observation_space=space, action_space=spaces.Discrete(2))
+    policy = Idle(space, kind.heads(envs.action_space), generator(0, "init")).float()
+    with pytest.raises(UserError, match=r"no head depends on policy\.idle\.weight"):
+        kind(policy, envs, generator(0, "replay"))
+    policy.idle.requires_grad_(False)
+    kind(policy, envs, generator(0, "replay"))

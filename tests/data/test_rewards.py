@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,3 +147,11 @@ def test_a_state_stays_as_it_was_taken():
 def assert_same(a, b):
     assert torch.equal(a.pop("sums"), b.pop("sums"))
     assert a == b
+
+
+def test_sums_that_do_not_vary_blow_nothing_up():
+    scale = RewardScale(0.99, 2)
+    ones = torch.ones(1, 2)
+    no = torch.zeros(1, 2, dtype=torch.bool)
+    rollout = SimpleNamespace(rewards=ones, terminated=no, truncated=no)
+    assert scale.scaled(rollout).tolist() == [[10.0, 10.0]]
