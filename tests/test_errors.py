@@ -33,6 +33,12 @@ class Bare(MlpPolicy):
         super().__init__(*args, **settings)
         self.scale = torch.nn.Parameter(torch.ones(()))
 
+    def head(self, name: str, features: torch.Tensor) -> torch.Tensor:
+        return self.scale * super().head(name, features)
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.scale * output for output in super().forward(features))
+
 
 gymnasium.register("Whole-v0", entry_point=Whole)
 ACKTR = ["algo=acktr", "experiment=none"]
