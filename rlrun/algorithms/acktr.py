@@ -132,7 +132,10 @@ class ACKTR:
                 groups={"policy": policy_parameters, "value": value_parameters},
             )
         except ValueError as error:
-            raise UserError(f"policy: ACKTR cannot train this network: {error}") from error
+            raise UserError(
+                f"policy: ACKTR cannot train this network: {error}. Use Linear and Conv2d layers "
+                f"alone, or algo=a2c"
+            ) from error
         self.rng = rng
         self.act, self.act_greedily = self.network.act, self.network.act_greedily
         self.n_statistics = self.network.n_statistics
