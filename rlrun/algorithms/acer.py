@@ -25,7 +25,7 @@ from rlrun.functional.importance import importance_ratio
 from rlrun.functional.policy_gradient import acer_gradient
 from rlrun.functional.returns import retrace
 from rlrun.functional.trust_region import project_gradient, projection_size
-from rlrun.optim.errors import NonFiniteUpdate
+from rlrun.optim.errors import require_finite
 from rlrun.optim.rmsprop import RMSprop
 from rlrun.policies.base import Policy
 from rlrun.schema import (
@@ -174,12 +174,12 @@ class ACER:
         replayed: list[dict[str, float]] = []
         if self.memory is not None:
             self.memory.push(rollout)
-        if self.memory is not None and len(self.memory) >= self.replay_start:
-            mean = torch.tensor(float(self.replay_ratio))
-            for _ in range(int(torch.poisson(mean, generator=self.rng))):
-                batch, ages = self.memory.sample(self.rng)
-                stats = self._learn(batch, learning_rate, log)
-                replayed.append(stats | {"replay/age": ages.float().mean().item()})
+            if len(self.memory) >= self.replay_start:
+                mean = torch.tensor(float(self.replay_ratio))
+                for _ in range(int(torch.poisson(mean, generator=self.rng))):
+                    batch, ages = self.memory.sample(self.rng)
+                    stats = self._learn(batch, learning_rate, log)
+                    replayed.append(stats | {"replay/age": ages.float().mean().item()})
         self.policy.observe(rollout.observations[1:].flatten(0, 1))
         if not log:
             return {}
@@ -229,17 +229,12 @@ class ACER:
 
         self.optimizer.zero_grad()
         torch.autograd.backward([f, q_taken], [-z / n, self.q_coef / n * q_error])
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm).item()
-        if not grad_norm < float("inf"):
-            raise NonFiniteUpdate(
-                f"the norm of the gradient is {grad_norm}: lower algo.learning_rate, or check "
-                f"the rewards and observations of the environment",
-                {"norms": {"gradient": str(grad_norm)}},
-            )
+        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        require_finite({"gradient": grad_norm})
         self.optimizer.step(learning_rate)
         torch._foreach_lerp_(self.average_parameters, self.parameters, 1.0 - self.alpha)
         if log:
-            stats["optim/grad_norm"] = grad_norm
+            stats["optim/grad_norm"] = grad_norm.item()
         return stats
 
     def _grad_norm(self, output: Tensor, gradient: Tensor) -> float:

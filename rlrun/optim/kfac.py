@@ -300,5 +300,7 @@ def _clipped(
     gradients: Mapping[Tensor, Tensor], norm: Tensor, bound: float
 ) -> dict[Tensor, Tensor]:
     """Gradients whose joint norm, now `norm`, is at most `bound`; they stay as they are."""
-    factor = (bound / norm).clamp(max=1.0) if bound < math.inf else 1.0
+    if bound == math.inf:
+        return dict(gradients)
+    factor = (bound / norm).clamp(max=1.0)
     return {p: gradient * factor for p, gradient in gradients.items()}

@@ -1,4 +1,4 @@
-"""Running mean and variance, to bring observations and rewards to a common scale."""
+"""Running mean and variance, to bring observations to a common scale."""
 
 import torch
 from torch import Tensor, nn

@@ -11,16 +11,7 @@ from rlrun.optim import blocks
 from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.optim.kfac import KFAC
 
-
-@pytest.fixture(autouse=True)
-def double_on_one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("double_on_one_thread")
 
 
 def mlp(activation=nn.Tanh, bias=True):

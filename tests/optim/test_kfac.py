@@ -16,15 +16,7 @@ PLAIN = {"lr": 1.0, "momentum": 0.0, "kl_clip": math.inf, "cold_iter": 0}
 RULES = ["exact", "factored"]
 
 
-@pytest.fixture(autouse=True)
-def double_on_one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("double_on_one_thread")
 
 
 def mlp(inputs=4, width=5, outputs=3):
