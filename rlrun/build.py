@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gymnasium import spaces
 
 from rlrun import config as configs
 from rlrun.algorithms.base import Algorithm
 from rlrun.data.collector import Collector
 from rlrun.envs import VectorEnv, make_vec
 from rlrun.policies.base import Policy
-from rlrun.policies.moments import Normalized
+from rlrun.policies.moments import normalize
 from rlrun.run.rng import generator, stream_seed
 from rlrun.schema import UserError
+from rlrun.spaces import leaves
 
 
 @dataclass
@@ -40,11 +40,12 @@ def assemble(config: Mapping[str, Any]) -> Parts:
     try:
         set_threads(config["threads"], envs)
         make_algorithm = configs.instantiate(config["algo"], "algo")
-        heads = make_algorithm.func.heads(envs.action_space)  # type: ignore[attr-defined]
+        settings = make_algorithm.keywords
+        heads = make_algorithm.func.heads(envs.action_space, settings)  # type: ignore[attr-defined]
         make_policy = configs.instantiate(config["policy"], "policy")
         policy: Policy = make_policy(envs.observation_space, heads, generator(seed, "init"))
         if config["env"]["normalize_observations"]:
-            _normalize(policy, envs.observation_space)
+            policy.features = normalize(policy.features, envs.observation_space)
         lr_schedule = configs.instantiate(config["lr_schedule"], "lr_schedule")
         rng = generator(seed, "replay")
         try:
@@ -58,22 +59,12 @@ def assemble(config: Mapping[str, Any]) -> Parts:
             ) from error
         clip = config["env"]["clip_rewards"]
         rng = generator(seed, "action")
-        collector = Collector(envs, algorithm.n_steps, algorithm.n_statistics, clip, rng)
+        sizes = algorithm.n_steps, algorithm.n_statistics, algorithm.state_size
+        collector = Collector(envs, *sizes, clip, rng)
     except BaseException:
         envs.close()
         raise
     return Parts(algorithm, collector, device)
-
-
-def _normalize(policy: Policy, space: spaces.Space[Any]) -> None:
-    """Let the policy see its observations normalised; raises UserError if they are no vectors."""
-    if not isinstance(space, spaces.Box):
-        raise UserError(f"env.normalize_observations: only for Box observations, not for {space}")
-    observation = torch.as_tensor(space.sample()).unsqueeze(0)
-    features = policy.features(observation)
-    if features.dim() != 2:
-        raise UserError("env.normalize_observations: only for vectors, not for pictures")
-    policy.features = Normalized(policy.features, features.shape[1])
 
 
 def make_envs(config: Mapping[str, Any], stream: str, n_envs: int) -> VectorEnv:
@@ -106,5 +97,6 @@ def set_threads(threads: int | None, envs: VectorEnv) -> None:
     """
     if threads is not None and threads > (most := 16 * (os.cpu_count() or 1)):
         raise UserError(f"threads: {threads} is more than this machine bears; at most {most}")
-    pictures = len(envs.observation_space.shape or ()) >= 2
+    observed = leaves(envs.observation_space).values()
+    pictures = any(len(space.shape or ()) >= 2 for space in observed)
     torch.set_num_threads(threads or (len(os.sched_getaffinity(0)) if pictures else 1))

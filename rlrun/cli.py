@@ -127,8 +127,8 @@ def _check_experiment(overrides: Sequence[str], folders: Sequence[Path]) -> None
 
 def _unknown_option(group: str, option: str, known: Sequence[str]) -> str:
     near = schema.nearest(option, known)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{group}={option}: unknown option; {hint}options: {', '.join(known)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"options: {', '.join(known)}"
+    return f"{group}={option}: unknown option; {hint}"
 
 
 def _complete() -> int:

@@ -106,6 +106,43 @@ EXPERIMENTS["a2c-catch"] = Experiment(
     0.8,
 )
 
+for _env, _steps, _threshold in (
+    ("Pendulum-v1", 300_000, -300),
+    ("LunarLanderContinuous-v3", 1_000_000, 150),
+    ("HalfCheetah-v5", 1_000_000, 1000),
+    ("Hopper-v5", 1_000_000, 1000),
+):
+    EXPERIMENTS[f"acer-{_env}"] = Experiment(
+        f"{_env}, ACER", f"algo=acer env={_env} total_timesteps={_steps}", 3, _threshold
+    )
+EXPERIMENTS["acktr-Hopper-v5-1000k"] = Experiment(
+    "Hopper-v5, ACKTR, 1 000 000 steps", "algo=acktr env=Hopper-v5", 3, 1000
+)
+# Parts of continuous ACER left out one by one.
+for _part in ("q_opc", "sdn", "trust_region", "trace_root"):
+    EXPERIMENTS[f"acer-pendulum-no-{_part}"] = Experiment(
+        f"Pendulum-v1, ACER without {_part}",
+        f"algo=acer env=Pendulum-v1 algo.{_part}=false",
+        3,
+        -300,
+    )
+_VECTOR = {
+    "acer": "algo=acer env.normalize_observations=true algo.learning_rate=3e-3 algo.ent_coef=0 "
+    "algo.replay_start=100",
+    "acktr": "algo=acktr experiment=acktr/vector",
+    "a2c": "algo=a2c experiment=a2c/vector",
+}
+LSTM = "policy=lstm policy.lstm_size=64"
+for _algo, _settings in _VECTOR.items():
+    for _policy, _words in (("lstm", LSTM), ("mlp", "policy=mlp")):
+        EXPERIMENTS[f"{_algo}-no-velocity-{_policy}"] = Experiment(
+            f"CartPole without velocities, {_algo.upper()}, {_policy}",
+            f"{_settings} {_words} env=tests.tasks:CartPoleNoVelocity-v0 env.n_envs=16 "
+            "total_timesteps=500000 eval.episodes=100",
+            3,
+            400,
+        )
+
 
 def main() -> None:
     """Run experiments, or write the table."""

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rlrun"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may import of rlrun, besides itself. Parts that stand side by side see nothing
-# of each other; `schema` and `annotations` are known to all.
+# of each other; `schema`, `annotations` and `spaces` are known to all.
 BELOW = {
     "functional": set(),
     "policies": {"functional"},
@@ -23,7 +23,7 @@ BELOW = {
     "algorithms": {"functional", "policies", "optim", "envs", "data"},
     "run": {"functional", "policies", "envs", "data", "algorithms"},
 }
-KNOWN_TO_ALL = {"schema", "annotations", "__version__"}
+KNOWN_TO_ALL = {"schema", "annotations", "spaces", "__version__"}
 MAY_IMPORT = {
     "hydra": {"cli.py", "config.py", "env_source.py"},
     "omegaconf": {"cli.py", "config.py", "env_source.py"},

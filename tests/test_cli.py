@@ -265,7 +265,7 @@ def test_resume_and_evaluate_pass_on_what_is_said(
 
 def test_list(command: Command, tmp_path: Path) -> None:
     assert command("list", "algos").out == "a2c\nacer\nacktr\n"
-    assert command("list", "policies").out == "cnn\nmlp\n"
+    assert command("list", "policies").out == "cnn\nlstm\nmlp\n"
     assert "acer/CartPole-v1\n" in command("list", "experiments").out
     assert "CartPole-v1" in command("list", "envs").out.splitlines()
     assert command("list", "runs").out == "none yet\n"

@@ -155,6 +155,7 @@ def test_env_and_component_of_the_users_own_package(package: str) -> None:
         *words,
         "~policy.hidden",
         "~policy.activation",
+        "~policy.layer_norm",
         "+policy.width=5",
     )
     assert node["env"]["id"] == f"{package}:{package}-v0"

@@ -33,11 +33,8 @@ class Bare(MlpPolicy):
         super().__init__(*args, **settings)
         self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def head(self, name: str, features: torch.Tensor) -> torch.Tensor:
-        return self.scale * super().head(name, features)
-
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.scale * output for output in super().forward(features))
+    def head(self, name: str, latents: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.scale * super().head(name, latents, *inputs)
 
 
 gymnasium.register("Whole-v0", entry_point=Whole)
@@ -97,7 +94,7 @@ TABLE = {
     "inspect nothing": (["inspect"], ["say what to inspect"]),
     "inspect no run": (["inspect", "."], ["neither a run nor a checkpoint"]),
     "list what": (["list", "env"], ["did you mean envs?"]),
-    "actions that the algorithm cannot do": (["env=Pendulum-v1"], ["Discrete"]),
+    "actions that the algorithm cannot do": (["env=test_errors:Whole-v0"], ["Discrete", "int64"]),
     "policy that does not fit": (["policy=cnn"], ["policy=cnn", "policy=mlp"]),
     "unknown algorithm": (["algo=actkr"], ["algo=actkr: unknown option", "did you mean acktr"]),
     "key of another algorithm": ([*ACKTR, "algo.trust_region=true"], ["trust_region: unknown key"]),

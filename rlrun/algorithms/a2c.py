@@ -1,6 +1,7 @@
 """A2C: the synchronous form of A3C (arXiv 1602.01783), the baseline of both papers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from rlrun.functional import schedules
 from rlrun.optim.errors import require_finite
 from rlrun.optim.rmsprop import RMSprop
 from rlrun.policies.actor_critic import ActorCritic
-from rlrun.policies.base import Policy
+from rlrun.policies.base import Head, Policy
 from rlrun.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -68,7 +69,8 @@ class A2C:
         self.parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = RMSprop(self.parameters, alpha, epsilon)
         self.device = self.parameters[0].device
-        self.act, self.act_greedily = self.network.act, self.network.act_greedily
+        self.act = self.network.act
+        self.state_size = policy.state_size
         self.n_statistics = self.network.n_statistics
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
         self.lr_schedule = lr_schedule
@@ -82,7 +84,7 @@ class A2C:
         self.normalize_advantage = normalize_advantage
 
     @staticmethod
-    def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
+    def heads(action_space: spaces.Space[Any], values: Mapping[str, Any]) -> dict[str, Head]:
         """Outputs that the policy needs."""
         return ActorCritic.heads(action_space)
 
@@ -90,7 +92,8 @@ class A2C:
         """One gradient step from the fresh segment."""
         batch = rollout.to(self.device)
         if self.reward_scale is not None:
-            batch.rewards = self.reward_scale.scaled(batch)
+            self.reward_scale.observe(rollout)
+            batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
         terms = advantage.learn_terms(
             self.network, batch, self.gamma, self.gae_lambda, self.normalize_advantage
         )

@@ -1,33 +1,35 @@
-"""ACER: actor-critic with experience replay, for discrete actions (arXiv 1611.01224).
+"""ACER: actor-critic with experience replay (arXiv 1611.01224).
 
 One iteration collects `n_steps` steps in every environment, learns from that segment, and then
 from a Poisson number of replayed ones, `replay_ratio` on average. Fresh and replayed segments
 go through the same update: Retrace targets train the critic, a truncated and bias-corrected
 policy gradient trains the actor, and a trust region keeps it close to a running average of
-itself. There is no head for V: it is the mean of Q under the policy.
+itself. `acer_estimates` says how the targets and the gradient come about in discrete and in
+continuous spaces.
 """
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlrun.algorithms.acer_health import Terms, health, replay_health
+from rlrun.algorithms import segments
+from rlrun.algorithms.acer_estimates import estimator_of
+from rlrun.algorithms.acer_health import health, replay_health
 from rlrun.data.replay import ReplayMemory
+from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
 from rlrun.envs import VectorEnv
 from rlrun.functional import schedules
-from rlrun.functional.distributions import probabilities
-from rlrun.functional.importance import importance_ratio
-from rlrun.functional.policy_gradient import acer_gradient
-from rlrun.functional.returns import retrace
 from rlrun.functional.trust_region import project_gradient, projection_size
 from rlrun.optim.errors import require_finite
 from rlrun.optim.rmsprop import RMSprop
-from rlrun.policies.base import Policy
+from rlrun.policies.actor import Acted, Actor
+from rlrun.policies.base import Head, Policy
 from rlrun.schema import (
     Fraction,
     NonNegativeFloat,
@@ -38,6 +40,16 @@ from rlrun.schema import (
     UserError,
 )
 
+_OF_ESTIMATOR = (
+    "gamma",
+    "correction_term",
+    "joint_actions",
+    "sdn",
+    "sdn_samples",
+    "q_opc",
+    "trace_root",
+)
+
 
 class ACER:
     """The algorithm, its networks, optimiser, replay memory and generators.
@@ -45,7 +57,7 @@ class ACER:
     Args:
         policy: network with the heads of `ACER.heads`.
         envs: what it learns from; only their number, spaces and frame stack are read.
-        rng: draws the number of replayed segments, and which.
+        rng: draws the number of replayed segments, which, and the actions that estimates need.
         lr_schedule: factor on the learning rate as a function of progress.
         gamma: discount.
         n_steps: length of a segment, in steps per environment (k).
@@ -62,6 +74,17 @@ class ACER:
         trust_region: whether the policy gradient is projected.
         alpha: decay of the average policy.
         delta: bound of the trust region.
+        normalize_rewards: divide them by the running deviation of their discounted sums; the
+            memory keeps them raw.
+        joint_actions: products of factors (MultiDiscrete, MultiBinary) of up to so many actions
+            are learnt as one discrete space; larger ones factor by factor, by sampling.
+        log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
+        sdn: tie Q to V by a stochastic dueling network, where actions are sampled.
+        sdn_samples: actions drawn per state for it, and for the bias correction.
+        q_opc: weigh the policy gradient by off-policy corrected returns, where actions are
+            sampled; if not, by Retrace's targets.
+        trace_root: let the traces of Retrace be `min(1, rho^(1 / d))` for sampled actions of `d`
+            components; if not, `min(1, rho)`.
     """
 
     def __init__(
@@ -86,33 +109,57 @@ class ACER:
         trust_region: bool = True,
         alpha: Fraction = 0.99,
         delta: NonNegativeFloat = 1.0,
+        normalize_rewards: bool = False,
+        joint_actions: NonNegativeInt = 256,
+        log_std_init: float = 0.0,
+        sdn: bool = True,
+        sdn_samples: Annotated[int, Range(2)] = 5,
+        q_opc: bool = True,
+        trace_root: bool = True,
     ) -> None:
         if any(True for _ in policy.features.parameters()):
             raise UserError(
                 f"policy: the features of {type(policy).__name__} have parameters; they belong "
                 f"into its heads, since the running average of the policy shares the features"
             )
-        self.policy = policy
-        self.n_statistics = self.heads(envs.action_space)["policy"]
-        self.average_policy = copy.deepcopy(policy).requires_grad_(False)
-        self.parameters: list[Tensor] = list(policy.parameters())
-        self.average_parameters: list[Tensor] = list(self.average_policy.parameters())
+        self.estimator = estimator_of(
+            envs.action_space,
+            gamma=gamma,
+            correction_term=correction_term,
+            joint_actions=joint_actions,
+            sdn=sdn,
+            sdn_samples=sdn_samples,
+            q_opc=q_opc,
+            trace_root=trace_root,
+        )
+        distribution, outputs = self.estimator.distribution, self.estimator.outputs
+        self.actor = Actor(policy, distribution, outputs, log_std_init)
+        self.average = copy.deepcopy(self.actor).requires_grad_(False)
+        self.average.policy.features = policy.features
+        self.n_statistics = self.actor.n_statistics
+        self.state_size = 2 * policy.state_size  # that of the average policy comes second
+        pairs = zip(self.actor.parameters(), self.average.parameters(), strict=True)
+        trained = [(p, average) for p, average in pairs if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p, _ in trained]
+        self.average_parameters: list[Tensor] = [average for _, average in trained]
         self.optimizer = RMSprop(self.parameters, rprop_alpha, rprop_epsilon)
+        self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
         self.memory = None
         if replay_ratio > 0:
             self.memory = ReplayMemory(
                 slots=buffer_size // n_steps,
                 n_steps=n_steps,
                 n_envs=envs.n_envs,
-                n_probs=self.n_statistics,
-                space=envs.observation_space,
+                n_statistics=self.n_statistics,
+                state_size=self.state_size,
+                observations=envs.observation_space,
+                actions=envs.action_space,
                 frame_stack=envs.frame_stack,
             )
         self.replay_start = replay_start // n_steps  # in segments
         self.rng = rng
-        self.device = self.parameters[0].device
+        self.device = self.actor.device
         self.lr_schedule = lr_schedule
-        self.gamma = gamma
         self.n_steps = n_steps
         self.q_coef = q_coef
         self.ent_coef = ent_coef
@@ -144,30 +191,29 @@ class ACER:
         return []
 
     @staticmethod
-    def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
-        """Logits of the policy and action values, one each per action."""
-        if not isinstance(action_space, spaces.Discrete):
-            hint = " Use algo=acktr or algo=a2c." if isinstance(action_space, spaces.Box) else ""
-            raise UserError(f"algo=acer acts in Discrete spaces only, not in {action_space}.{hint}")
-        return {"policy": int(action_space.n), "q": int(action_space.n)}
+    def heads(action_space: spaces.Space[Any], values: Mapping[str, Any]) -> dict[str, Head]:
+        """A policy, and what the critic needs for these actions."""
+        return estimator_of(action_space, **{name: values[name] for name in _OF_ESTIMATOR}).heads
 
-    @torch.no_grad()
-    def act(self, observations: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sample actions `[B]` from the probabilities `[B, A]` that are returned with them."""
-        probs = self._probs(observations)
-        return probabilities.sample(probs, rng), probs
+    def act(
+        self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
+    ) -> Acted:
+        """One step of `B` environments, as `Actor.act`.
 
-    @torch.no_grad()
-    def act_greedily(self, observations: Tensor) -> Tensor:
-        """The most probable actions, `[B]`."""
-        return self._probs(observations).argmax(-1)
-
-    def _probs(self, observations: Tensor) -> Tensor:
-        features = self.policy.features(observations.to(self.device))
-        return self.policy.head("policy", features).softmax(-1).cpu()
+        A policy with a memory lets its average look on, so that replayed segments begin with the
+        states of both.
+        """
+        own, average = self._states(state)
+        acted = self.actor.act(observations, reset, own, rng)
+        if self.state_size:
+            average = self.average.act(observations, reset, average, None).state
+            acted = acted._replace(state=torch.cat([acted.state, average], -1))
+        return acted
 
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """One update from the fresh segment, then a Poisson number of replayed ones."""
+        if self.reward_scale is not None:
+            self.reward_scale.observe(rollout)
         learning_rate = self.learning_rate * self.lr_schedule(progress)
         metrics = self._learn(rollout, learning_rate, log, norms=log)
         metrics["optim/learning_rate"] = learning_rate
@@ -180,7 +226,7 @@ class ACER:
                     batch, ages = self.memory.sample(self.rng)
                     stats = self._learn(batch, learning_rate, log)
                     replayed.append(stats | {"replay/age": ages.float().mean().item()})
-        self.policy.observe(rollout.observations[1:].flatten(0, 1))
+        self.actor.policy.observe(rollout.observations[1:].flatten(0, 1))
         if not log:
             return {}
         if self.memory is not None:
@@ -196,39 +242,41 @@ class ACER:
         With `norms`, two more backward passes tell how much each of the losses pulls.
         """
         batch = batch.to(self.device)
-        n = batch.actions.numel()
-        observations = batch.observations.flatten(0, 1)
-        if len(batch.final_index):
-            observations = torch.cat([observations, batch.final_observations])
-        features = self.policy.features(observations)
-        logits, q = self.policy(features)
-        probs = logits.softmax(-1)
-        f, q_all = probs[:n], q[:n]  # the states that were acted in; the others only bootstrap
-        actions = batch.actions.flatten()
-        q_taken = q_all.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        if self.reward_scale is not None:
+            batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
+        n = batch.rewards.numel()
+        own_state, average_state = self._states(batch.state)
+        observations, segment = segments.observed(replace(batch, state=own_state))
+        features = self.actor.policy.features(observations)
+        latents, _ = self.actor.policy.encode(features, segment)
+        statistics = self.actor.statistics(latents)
+        f = statistics[:n]  # the states that were acted in; the others only bootstrap
 
+        estimates = self.estimator.estimates(
+            self.actor.policy, latents, statistics, batch, self.rng
+        )
         with torch.no_grad():
-            average = self.average_policy.head("policy", features[:n]).softmax(-1)
-            values = (probs * q).sum(-1)
-            rho = importance_ratio(f, batch.behaviour.flatten(0, 1))
-            rho_taken = rho.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-            q_ret = self._q_ret(batch, q_taken, values, rho_taken)
-            terms = Terms(f, rho, actions, q_ret, q_all, values[:n], self.correction_term)
-            g = acer_gradient(*terms) + self.ent_coef * probabilities.entropy_gradient(f)
-            k = probabilities.kl_gradient(average, f)
+            _, segment = segments.acted_in(replace(batch, state=average_state))
+            average = self.average.statistics(self.average.policy.encode(features[:n], segment)[0])
+            distribution = self.estimator.distribution
+            g = estimates.gradient + self.ent_coef * distribution.entropy_gradient(f)
+            k = distribution.kl_gradient(average, f)
             z = project_gradient(g, k, self.delta) if self.trust_region else g
-            q_error = q_taken - q_ret
+            pulls = [-z / n, *(self.q_coef / n * error for error in estimates.errors)]
+        outputs = [f, *estimates.outputs]
 
         stats: dict[str, float] = {}
         if log:
             adjustment = projection_size(g, k, self.delta) * float(self.trust_region)
-            stats = health(terms, average, adjustment, g, k, z, self.q_coef, self.ent_coef)
+            entropy, kl = distribution.entropy(f), distribution.kl(average, f)
+            of = estimates, entropy, kl, adjustment, g, k, z
+            stats = health(*of, self.correction_term, self.q_coef, self.ent_coef)
         if norms:
-            stats["optim/grad_norm_policy"] = self._grad_norm(f, -z / n)
-            stats["optim/grad_norm_q"] = self._grad_norm(q_taken, self.q_coef / n * q_error)
+            stats["optim/grad_norm_policy"] = self._grad_norm(outputs[:1], pulls[:1])
+            stats["optim/grad_norm_q"] = self._grad_norm(outputs[1:], pulls[1:])
 
         self.optimizer.zero_grad()
-        torch.autograd.backward([f, q_taken], [-z / n, self.q_coef / n * q_error])
+        torch.autograd.backward(outputs, pulls)
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         require_finite({"gradient": grad_norm})
         self.optimizer.step(learning_rate)
@@ -237,45 +285,36 @@ class ACER:
             stats["optim/grad_norm"] = grad_norm.item()
         return stats
 
-    def _grad_norm(self, output: Tensor, gradient: Tensor) -> float:
-        """Norm over all parameters of what flows back from one output."""
+    def _states(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """That of the policy and that of its average, `[B, S]` -> `[B, S / 2]` each."""
+        half = self.state_size // 2
+        return state[:, :half], state[:, half:]
+
+    def _grad_norm(self, outputs: list[Tensor], pulls: list[Tensor]) -> float:
+        """Norm over all parameters of what flows back from some of the outputs."""
         gradients = torch.autograd.grad(
-            output, self.parameters, gradient, retain_graph=True, allow_unused=True
+            outputs, self.parameters, pulls, retain_graph=True, allow_unused=True
         )
         return nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
 
-    def _q_ret(self, batch: Rollout, q: Tensor, values: Tensor, rho: Tensor) -> Tensor:
-        """Retrace targets, `[T * B]`; `values` hold those of the final observations last."""
-        shape = batch.actions.shape
-        steps = (len(batch.actions) + 1) * shape[1]
-        final_values = torch.zeros_like(batch.rewards)
-        final_values[batch.final_index[:, 0], batch.final_index[:, 1]] = values[steps:]
-        return retrace(
-            batch.rewards,
-            q.view(shape),
-            values[:steps].view(-1, shape[1]),
-            rho.view(shape),
-            batch.terminated,
-            batch.truncated,
-            final_values,
-            self.gamma,
-        ).flatten()
-
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimiser, generators, and the memory without its entries."""
+        """Networks, optimiser, scale of rewards, generator, and the memory without its entries."""
         return {
-            "policy": self.policy.state_dict(),
-            "average_policy": self.average_policy.state_dict(),
+            "actor": self.actor.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "reward_scale": self.reward_scale and self.reward_scale.state_dict(),
             "memory": None if self.memory is None else self.memory.state_dict(),
             "rng": self.rng.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self.policy.load_state_dict(state["policy"])
-        self.average_policy.load_state_dict(state["average_policy"])
+        self.actor.load_state_dict(state["actor"])
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.reward_scale is not None:
+            self.reward_scale.load_state_dict(state["reward_scale"])
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
         self.rng.set_state(state["rng"])

@@ -1,75 +1,57 @@
 """What ACER tells of itself: its losses and the health of its trust region and its replay."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from rlrun.functional.distributions import probabilities
-from rlrun.functional.policy_gradient import acer_losses
-
-
-class Terms(NamedTuple):
-    """The arguments of `acer_gradient` and `acer_losses` for a batch of `N` states."""
-
-    probs: Tensor
-    """`[N, A]`."""
-    rho: Tensor
-    """`[N, A]`."""
-    actions: Tensor
-    """`[N]` int64."""
-    q_ret: Tensor
-    """`[N]`."""
-    q: Tensor
-    """`[N, A]`."""
-    values: Tensor
-    """`[N]`."""
-    c: float
+from rlrun.algorithms.acer_estimates import Estimates
 
 
 @torch.no_grad()
 def health(
-    terms: Terms,
-    average: Tensor,
+    estimates: Estimates,
+    entropy: Tensor,
+    kl: Tensor,
     adjustment: Tensor,
     g: Tensor,
     k: Tensor,
     z: Tensor,
+    c: float,
     q_coef: float,
     ent_coef: float,
 ) -> dict[str, float]:
-    """Metrics of one batch, means over its states.
+    """Metrics of one batch, means over its `N` states.
 
     Args:
-        terms: of the policy gradient.
-        average: `[N, A]`, probabilities of the average policy.
+        estimates: of the batch.
+        entropy: `[N]`, of the policy.
+        kl: `[N]`, from the average policy to the policy.
         adjustment: `[N]`, how far the projection moved the gradient, in units of `k`.
-        g: `[N, A]`, gradient before the projection.
-        k: `[N, A]`, gradient of the KL.
-        z: `[N, A]`, gradient after the projection.
+        g: `[N, P]`, gradient before the projection.
+        k: `[N, P]`, gradient of the KL.
+        z: `[N, P]`, gradient after the projection.
+        c: level of the truncation of the importance ratios.
         q_coef: weight of the critic's loss.
         ent_coef: weight of the entropy bonus.
     """
-    taken = terms.actions.unsqueeze(-1)
-    q_error = terms.q_ret - terms.q.gather(-1, taken).squeeze(-1)
-    rho = terms.rho.gather(-1, taken)
-    truncated_loss, correction_loss = acer_losses(*terms)
-    policy_loss = (truncated_loss + correction_loss).mean()
+    q_error = estimates.q_ret - estimates.q
+    truncated_loss, correction_loss = (loss.mean() for loss in estimates.losses)
+    policy_loss = truncated_loss + correction_loss
     q_loss = 0.5 * q_error.square().mean()
-    entropy = probabilities.entropy(terms.probs).mean()
+    critic_loss = torch.stack([0.5 * e.square().sum() / len(q_error) for e in estimates.errors])
+    unexplained = q_error.var(correction=0) / estimates.q_ret.var(correction=0)
     metrics = {
-        "loss/total": policy_loss + q_coef * q_loss - ent_coef * entropy,
+        "loss/total": policy_loss + q_coef * critic_loss.sum() - ent_coef * entropy.mean(),
         "loss/policy": policy_loss,
-        "loss/truncated": truncated_loss.mean(),
-        "loss/bias_correction": correction_loss.mean(),
+        "loss/truncated": truncated_loss,
+        "loss/bias_correction": correction_loss,
         "loss/q": q_loss,
-        "loss/explained_variance": 1.0 - q_error.var(correction=0) / terms.q_ret.var(correction=0),
-        "policy/entropy": entropy,
-        "policy/value": terms.values.mean(),
-        "policy/advantage": (terms.q_ret - terms.values).mean(),
-        "importance/mean": rho.mean(),
-        "importance/truncated_share": (rho > terms.c).float().mean(),
-        "trust_region/kl": probabilities.kl(average, terms.probs).mean(),
+        "loss/explained_variance": 1.0 - unexplained,
+        "policy/entropy": entropy.mean(),
+        "policy/value": estimates.values.mean(),
+        "policy/advantage": estimates.advantages.mean(),
+        "importance/mean": estimates.rho.mean(),
+        "importance/truncated_share": (estimates.rho > c).float().mean(),
+        "trust_region/kl": kl.mean(),
         "trust_region/active_share": (adjustment > 0).float().mean(),
         "trust_region/adjustment": adjustment.mean(),
         "trust_region/k_dot_g": (k * g).sum(-1).abs().mean(),

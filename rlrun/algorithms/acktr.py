@@ -7,13 +7,14 @@ the segment, which the very same weights have drawn, and normal noise on the val
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlrun.algorithms import advantage
+from rlrun.algorithms import advantage, segments
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
 from rlrun.envs import VectorEnv
@@ -21,7 +22,7 @@ from rlrun.functional import schedules
 from rlrun.functional.distributions.gaussian import FISHER_LOG_STD
 from rlrun.optim.kfac import KFAC
 from rlrun.policies.actor_critic import ActorCritic
-from rlrun.policies.base import Policy
+from rlrun.policies.base import Head, Policy, Segment
 from rlrun.schema import (
     Fraction,
     NonNegativeFloat,
@@ -133,11 +134,12 @@ class ACKTR:
             )
         except ValueError as error:
             raise UserError(
-                f"policy: ACKTR cannot train this network: {error}. Use Linear and Conv2d layers "
-                f"alone, or algo=a2c"
+                f"policy: ACKTR cannot train this network: {error}. Use Linear, Conv2d and "
+                f"LayerNorm layers alone, or algo=a2c"
             ) from error
         self.rng = rng
-        self.act, self.act_greedily = self.network.act, self.network.act_greedily
+        self.act = self.network.act
+        self.state_size = policy.state_size
         self.n_statistics = self.network.n_statistics
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
         self.lr_schedule = lr_schedule
@@ -162,7 +164,7 @@ class ACKTR:
         return found
 
     @staticmethod
-    def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
+    def heads(action_space: spaces.Space[Any], values: Mapping[str, Any]) -> dict[str, Head]:
         """Outputs that the policy needs."""
         return ActorCritic.heads(action_space)
 
@@ -170,9 +172,10 @@ class ACKTR:
         """Statistics from the scores of the segment, then one natural-gradient step."""
         batch = rollout.to(self.device)
         if self.reward_scale is not None:
-            batch.rewards = self.reward_scale.scaled(batch)
-        observations = batch.observations[:-1].flatten(0, 1)
-        self._observe_curvature(observations, batch.actions.flatten(0, 1))
+            self.reward_scale.observe(rollout)
+            batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
+        acted_in = segments.acted_in(batch)
+        self._observe_curvature(*acted_in, batch.actions.flatten(0, 1))
         terms = advantage.learn_terms(
             self.network, batch, self.gamma, self.gae_lambda, self.normalize_advantage
         )
@@ -185,18 +188,18 @@ class ACKTR:
         if log:
             metrics = advantage.health(self.network, terms, loss)
             metrics["optim/learning_rate"] = learning_rate
-            metrics |= self._trust_region(observations, terms)
+            metrics |= self._trust_region(*acted_in, terms)
         self.network.policy.observe(batch.observations[1:].flatten(0, 1))
         return metrics
 
-    def _observe_curvature(self, observations: Tensor, actions: Tensor) -> None:
+    def _observe_curvature(self, observations: Tensor, segment: Segment, actions: Tensor) -> None:
         """Backpropagate the scores of one sample `a, v` per state (ACKTR, section 3.1).
 
         That of the value is the derivative of `coef (V - v)^2` with `v` drawn around `V`. The
         scores are summed and not averaged, and no advantage weighs them.
         """
         with self.optimizer.capture():
-            statistics, values = self.network(observations)
+            statistics, values = self.network(observations, segment)
             noise = torch.randn(values.shape, generator=self.rng).to(values)
             scores = [
                 self.network.distribution.score(statistics.detach(), actions),
@@ -205,9 +208,11 @@ class ACKTR:
             torch.autograd.backward([statistics, values], scores)
 
     @torch.no_grad()
-    def _trust_region(self, observations: Tensor, before: advantage.Terms) -> dict[str, float]:
+    def _trust_region(
+        self, observations: Tensor, segment: Segment, before: advantage.Terms
+    ) -> dict[str, float]:
         """The KL that the factors predicted for the step, the one it caused, and the curvature."""
-        statistics, values = self.network(observations)
+        statistics, values = self.network(observations, segment)
         sigma = 1.0 / (2.0 * self.vf_fisher_coef)
         policy_kl = self.network.distribution.kl(before.statistics, statistics).mean().item()
         value_kl = 0.5 * ((values - before.values) / sigma).square().mean().item()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlrun.algorithms import segments
 from rlrun.data.rollout import Rollout
 from rlrun.functional.returns import gae
 from rlrun.policies.actor_critic import ActorCritic
@@ -41,19 +42,13 @@ def learn_terms(
         gae_lambda: of the advantages; None for n-step returns, as 1 gives them.
         normalize: give the advantages mean 0 and standard deviation 1.
     """
-    shape = batch.rewards.shape
     n = batch.rewards.numel()
-    observations = batch.observations.flatten(0, 1)
-    if len(batch.final_index):
-        observations = torch.cat([observations, batch.final_observations])
-    statistics, values = network(observations)
+    statistics, values = network(*segments.observed(batch))
     known = values.detach()
-    steps = n + shape[1]
-    final_values = torch.zeros_like(batch.rewards)
-    final_values[batch.final_index[:, 0], batch.final_index[:, 1]] = known[steps:]
+    step_values, final_values = segments.by_step(batch, known)
     advantages = gae(
         batch.rewards,
-        known[:steps].view(-1, shape[1]),
+        step_values,
         batch.terminated,
         batch.truncated,
         final_values,

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rollout import Rollout
+from rlrun.policies.actor import Acted
+from rlrun.policies.base import Head
 
 
 class Algorithm(Protocol):
@@ -18,18 +20,23 @@ class Algorithm(Protocol):
     """Length of the segments that it learns from."""
     n_statistics: int
     """Size `P` of the vector that tells the distribution of an action."""
+    state_size: int
+    """Size `S` of the recurrent state of one environment; 0 without memory."""
     memory: ReplayMemory | None
     """What it replays, if it does."""
 
     @staticmethod
-    def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
-        """Outputs that the policy needs, name to size; raises `UserError` if unsupported."""
+    def heads(action_space: spaces.Space[Any], values: Mapping[str, Any]) -> dict[str, Head]:
+        """Outputs that the policy needs, with the hyperparameters `values`.
 
-    def act(self, observations: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sampled actions, and the statistics `[B, P]` of the distributions behind them."""
+        Raises:
+            UserError: nothing can act in this space.
+        """
 
-    def act_greedily(self, observations: Tensor) -> Tensor:
-        """The most probable actions."""
+    def act(
+        self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
+    ) -> Acted:
+        """One step of `B` environments; with `rng` None by the most probable actions."""
 
     def update(self, rollout: Rollout, progress: float, log: bool) -> Mapping[str, float]:
         """Learn from a fresh segment; `progress` in [0, 1] is the share of the training done.

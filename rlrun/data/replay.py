@@ -8,18 +8,12 @@ frames `f - S + 1 .. f`. A frame older than the last reset of the environment re
 
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from rlrun.data.rollout import Rollout
-
-
-def tensor_dtype(space: spaces.Space) -> torch.dtype:  # type: ignore[type-arg]
-    """In what observations are kept: floats in single precision, all else as it comes."""
-    dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
-    return torch.float32 if dtype.is_floating_point else dtype
+from rlrun.spaces import action_tensor, observation_tensor
 
 
 class ReplayMemory:
@@ -29,9 +23,11 @@ class ReplayMemory:
         slots: how many segments are kept, >= 1.
         n_steps: length `T` of a segment.
         n_envs: number `B` of environments.
-        n_probs: size `A` of a vector of probabilities.
-        space: of one observation. With `frame_stack > 1` its first axis runs over the frames,
-            the newest last.
+        n_statistics: size `P` of what tells the distribution of an action.
+        state_size: size `S` of the recurrent state of one environment.
+        observations: space of one observation. With `frame_stack > 1` its first axis runs over
+            the frames, the newest last.
+        actions: space of one action.
         frame_stack: number `S` of frames in an observation.
     """
 
@@ -40,26 +36,29 @@ class ReplayMemory:
         slots: int,
         n_steps: int,
         n_envs: int,
-        n_probs: int,
-        space: spaces.Space,  # type: ignore[type-arg]
+        n_statistics: int,
+        state_size: int,
+        observations: spaces.Space[Any],
+        actions: spaces.Space[Any],
         frame_stack: int,
     ) -> None:
         self.slots, self.n_steps, self.n_envs = slots, n_steps, n_envs
         self.frame_stack = frame_stack
         self.end = 0
-        shape = (space.shape or ())[1:] if frame_stack > 1 else (space.shape or ())
-        dtype = tensor_dtype(space)
         self._ring = slots * n_steps + frame_stack
-        self._frames = torch.empty(self._ring, n_envs, *shape, dtype=dtype)
+        frame = observation_tensor(observations)
+        frame = frame[-1] if frame_stack > 1 else frame
+        self._frames = torch.empty(self._ring, n_envs, *frame.shape, dtype=frame.dtype)
         self._reset = torch.zeros(self._ring, n_envs, dtype=torch.bool)
         steps = (slots, n_steps, n_envs)
         self._steps = {
-            "actions": torch.empty(steps, dtype=torch.int64),
+            "actions": action_tensor(actions, *steps),
             "rewards": torch.empty(steps),
-            "behaviour": torch.empty(*steps, n_probs),
+            "behaviour": torch.empty(*steps, n_statistics),
             "terminated": torch.empty(steps, dtype=torch.bool),
             "truncated": torch.empty(steps, dtype=torch.bool),
         }
+        self._states = torch.empty(slots, n_envs, state_size)
         # Last observations of truncated episodes, by entry: they are few.
         self._finals: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -74,7 +73,7 @@ class ReplayMemory:
     @property
     def nbytes(self) -> int:
         """Memory taken when full, in bytes; final observations, which are few, come on top."""
-        tensors = [self._frames, self._reset, *self._steps.values()]
+        tensors = [self._frames, self._reset, self._states, *self._steps.values()]
         return sum(tensor.nbytes for tensor in tensors)
 
     def push(self, rollout: Rollout) -> None:
@@ -96,6 +95,7 @@ class ReplayMemory:
         self._reset[rows] = rollout.reset
         for name, kept in self._steps.items():
             kept[entry % self.slots] = getattr(rollout, name)
+        self._states[entry % self.slots] = rollout.state
         self._finals.pop(entry - self.slots, None)
         if len(rollout.final_index):
             self._finals[entry] = rollout.final_index.clone(), rollout.final_observations.clone()
@@ -146,6 +146,7 @@ class ReplayMemory:
         return Rollout(
             observations=stacks,
             reset=reset[..., -1],
+            state=self._states[slots, envs],
             final_observations=finals,
             final_index=index,
             **steps,
@@ -177,6 +178,7 @@ class ReplayMemory:
         return {
             "frames": self._frames[rows].view(*by_entry, *self._frames.shape[1:]),
             "reset": self._reset[rows].view(*by_entry, -1),
+            "state": self._states[slots],
             **{name: kept[slots] for name, kept in self._steps.items()},
         }
 
@@ -186,6 +188,7 @@ class ReplayMemory:
         self._frames[rows] = tensors["frames"].flatten(0, 1)
         self._reset[rows] = tensors["reset"].flatten(0, 1)
         slots = torch.arange(start, stop) % self.slots
+        self._states[slots] = tensors["state"]
         for name, kept in self._steps.items():
             kept[slots] = tensors[name]
 

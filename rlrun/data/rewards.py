@@ -29,8 +29,8 @@ class RewardScale:
         self.count = 0
         self.mean, self.square = 0.0, 0.0
 
-    def scaled(self, rollout: Rollout) -> Tensor:
-        """The rewards of a fresh segment, `[T, B]`, with the segment itself taken in first."""
+    def observe(self, rollout: Rollout) -> None:
+        """Take in the rewards of a fresh segment, which follows the one before."""
         seen = []
         ended = rollout.terminated | rollout.truncated
         for rewards, end in zip(rollout.rewards.cpu(), ended.cpu(), strict=True):
@@ -42,7 +42,10 @@ class RewardScale:
         share = sums.numel() / self.count
         self.mean += share * (sums.mean().item() - self.mean)
         self.square += share * (sums.square().mean().item() - self.square)
-        return (rollout.rewards / self.deviation).clamp(-CLIP, CLIP)
+
+    def scaled(self, rewards: Tensor) -> Tensor:
+        """Rewards of any shape on the scale of now."""
+        return (rewards / self.deviation).clamp(-CLIP, CLIP)
 
     @property
     def deviation(self) -> float:

@@ -17,7 +17,8 @@ class Rollout:
     observations: Tensor
     """`[T + 1, B, ...]`, as the environment gave them."""
     actions: Tensor
-    """`[T, B]` int64 for Discrete spaces; `[T, B, D]` float, not clipped, for Box."""
+    """`[T, B]` int64 for Discrete spaces, `[T, B, J]` int64 for `J` factors of MultiDiscrete and
+    MultiBinary; `[T, B, D]` float, not clipped, for Box."""
     rewards: Tensor
     """`[T, B]` float, as learnt from (clipped, if so configured)."""
     behaviour: Tensor
@@ -29,6 +30,9 @@ class Rollout:
     """`[T, B]` bool: the episode was cut by a limit of time; its value goes on."""
     reset: Tensor
     """`[T + 1, B]` bool: the observation is the first after a reset of the environment."""
+    state: Tensor
+    """`[B, S]`, recurrent state before the first step, by the parameters that acted; `S` is 0 for
+    those without memory. Where `reset` says that an episode begins, zeros take its place."""
     final_observations: Tensor
     """`[K, ...]`, last observations of the `K` truncated episodes."""
     final_index: Tensor

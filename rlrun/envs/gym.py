@@ -9,20 +9,21 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rlrun.envs.registry import missing_package
 from rlrun.envs.vector import Array, Mask, Played, VectorEnv
 from rlrun.schema import UserError
+from rlrun.spaces import acting, pack, refuse_unknown
 
 
 class GymVectorEnv(VectorEnv):
     """Any registered environment; `kwargs` go to its constructor.
 
     Raises:
-        UserError: it needs a package that is not installed, or does not take `kwargs`.
+        UserError: it needs a package that is not installed, does not take `kwargs`, or has
+            observations of a kind that nothing can be learnt from.
     """
 
     def __init__(self, spec: EnvSpec, n_envs: int, seed: int, kwargs: Mapping[str, Any]) -> None:
@@ -40,24 +41,24 @@ class GymVectorEnv(VectorEnv):
                 raise
             raise UserError(f"env.kwargs={kwargs} does not fit env={spec.id}: {error}") from error
         observations, actions = self._envs.single_observation_space, self._envs.single_action_space
+        try:
+            refuse_unknown(observations)
+        except UserError:
+            self._envs.close()
+            raise
+        self._act = acting(actions)
         super().__init__(n_envs, observations, actions, frame_stack=1, seed=seed)
 
     def _reset(self, mask: Mask, seeds: Sequence[int]) -> Array:
         by_env: list[int | None] = [None] * self.n_envs
         for env, seed in zip(np.flatnonzero(mask).tolist(), seeds, strict=True):
             by_env[env] = seed
-        obs: Array
         obs, _ = self._envs.reset(seed=by_env, options={"reset_mask": mask})
-        return obs
+        return pack(self.observation_space, obs)
 
     def _play(self, actions: Array) -> Played:
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            actions = actions + space.start
-        elif isinstance(space, spaces.Box):
-            shaped = actions.reshape(self.n_envs, *space.shape)
-            actions = np.clip(shaped, space.low, space.high, dtype=space.dtype)
-        obs, reward, terminated, truncated, _ = self._envs.step(actions)
+        obs, reward, terminated, truncated, _ = self._envs.step(self._act(actions))
+        obs = pack(self.observation_space, obs)
         return Played(obs, reward, terminated, truncated, terminated | truncated)
 
     def close(self) -> None:

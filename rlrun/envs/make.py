@@ -7,6 +7,7 @@ import numpy as np
 
 from rlrun.envs.registry import find_spec, is_atari
 from rlrun.envs.vector import VectorEnv
+from rlrun.spaces import as_acted
 
 _PROBE_STEPS = 25
 
@@ -56,7 +57,7 @@ def _shown(env: VectorEnv, seed: int) -> list[bytes]:
     env.action_space.seed(seed)
     shown = [env._reset(np.ones(1, np.bool_), [seed]).tobytes()]
     for _ in range(_PROBE_STEPS):
-        action = np.array([env.action_space.sample()]) - getattr(env.action_space, "start", 0)
+        action = as_acted(env.action_space, np.array([env.action_space.sample()]))
         played = env._play(action)
         shown += [np.asarray(values).tobytes() for values in played]
         if played.over.any():

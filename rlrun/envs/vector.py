@@ -17,6 +17,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from rlrun.spaces import array_layout, finite, leaves
+
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 
@@ -35,7 +37,8 @@ class Step(NamedTuple):
     """What one step of `B` environments brought; arrays are valid until the next step."""
 
     obs: Array
-    """`[B, ...]`; where an episode ended, already the first observation of the next one."""
+    """`[B, ...]`, packed as by `rlrun.spaces.pack`; where an episode ended, already the first
+    observation of the next one."""
     reward: NDArray[np.float32]
     """`[B]`, raw."""
     terminated: Mask
@@ -54,6 +57,7 @@ class Played(NamedTuple):
     """What a backend says of one step, before anything is reset; all `[B]` or `[B, ...]`."""
 
     obs: Array
+    """Packed, like all observations."""
     reward: Array
     terminated: Mask
     truncated: Mask
@@ -74,7 +78,7 @@ class VectorEnv(ABC):
 
     Args:
         n_envs: number `B` of environments.
-        observation_space: of one environment.
+        observation_space: of one environment, as it has it: Dict and Tuple are packed on their way.
         action_space: of one environment.
         frame_stack: how many frames an observation holds, on its first axis, the newest last.
             The frames before a reset of the environment are zeros.
@@ -107,7 +111,8 @@ class VectorEnv(ABC):
         self._returns = np.zeros(n_envs)
         self._lengths = np.zeros(n_envs, np.int64)
         self._obs: Array = np.empty(0)
-        self._float_obs = np.issubdtype(observation_space.dtype or np.uint8, np.floating)
+        kinds = {array_layout(leaf)[1].kind for leaf in leaves(observation_space).values()}
+        self._float_obs = "f" in kinds
 
     @abstractmethod
     def _reset(self, mask: Mask, seeds: Sequence[int]) -> Array:
@@ -130,8 +135,10 @@ class VectorEnv(ABC):
         """Take one action in every environment.
 
         Args:
-            actions: `[B]` int64 for Discrete spaces, counted from 0; `[B, D]` for Box, flat, and
-                clipped to its bounds on the way into the environments.
+            actions: `[B]` int64 for Discrete spaces, counted from 0; `[B, J]` int64 for
+                MultiDiscrete and MultiBinary, flat, counted from 0; `[B, D]` for Box, flat. In a
+                dimension of a Box with two bounds, -1 and 1 are the bounds; the others are in the
+                environment's own units. All are clipped to the bounds on their way.
 
         Raises:
             BadEnvironment: a reward or an observation is not finite.
@@ -181,8 +188,8 @@ class VectorEnv(ABC):
 
     def _check(self, played: Played) -> None:
         fine = np.isfinite(played.reward)
-        if self._float_obs and not np.isfinite(played.obs).all():
-            fine &= np.isfinite(played.obs).reshape(self.n_envs, -1).all(1)
+        if self._float_obs:
+            fine &= finite(self.observation_space, played.obs)
         if not fine.all():
             env = int(np.flatnonzero(~fine)[0])
             raise BadEnvironment(

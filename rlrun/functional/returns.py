@@ -27,6 +27,8 @@ def retrace(
         carry[t] = min(1, rho[t]) * (Q_ret[t] - Q[t]) + V[t]
 
     The level of the truncation is 1 whatever the correction term `c` of the policy gradient.
+    With `rho` the `d`-th root of the ratios of `d`-dimensional actions these are the targets of
+    ACER, section 3.4, and with `rho = 1` its off-policy corrected returns `Q_opc`.
     No gradient flows: all inputs are taken as constants.
 
     Args:
@@ -59,6 +61,26 @@ def retrace(
         q_ret[t] = torch.addcmul(reward[t], discount[t], carry)
         carry = torch.addcmul(value[t], traces[t], q_ret[t])
     return torch.stack(q_ret)
+
+
+def v_target(values: Tensor, q_ret: Tensor, q: Tensor, rho: Tensor) -> Tensor:
+    """Target of a state value learnt off-policy (ACER, eq. 14).
+
+        V_target = min(1, rho) * (Q_ret - Q) + V
+
+    The part of `V = E_mu[min(1, rho) Q] + E_pi[(1 - 1 / rho)_+ Q]` that was not visited is filled
+    in by the critic itself.
+
+    Args:
+        values: `[...]`, `V(s_t)`.
+        q_ret: `[...]`, Retrace targets.
+        q: `[...]`, `Q(s_t, a_t)`.
+        rho: `[...]`, importance ratios of the actions taken.
+
+    Returns:
+        `[...]`.
+    """
+    return rho.clamp(max=1.0) * (q_ret - q) + values
 
 
 def gae(

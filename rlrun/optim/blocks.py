@@ -11,14 +11,15 @@ Expand is KFC for convolutions; reduce is cheaper by the number of positions.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rlrun.functional import kronecker
-from rlrun.optim.capture import Call
+from rlrun.optim.capture import Use
+from rlrun.optim.diagonal import Diagonal
 
 Sharing = Literal["expand", "reduce"]
 _CHUNK = 1 << 21  # numbers in a piece of patches: it stays in the cache and off the allocator
@@ -48,18 +49,22 @@ class Block:
         self.a = weight.new_zeros([weight[0].numel() + self.homogeneous] * 2)
         self.g = weight.new_zeros([len(weight)] * 2)
 
-    def accumulate(self, calls: Sequence[Call], keep: float, weight: float) -> None:
-        """`factor <- keep * factor + weight * statistics of the calls`, for both factors."""
-        samples = sum(len(call.inputs) for call in calls)
-        for call in calls:
-            assert call.scores is not None
-            scores = self._positions(call.scores)
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """Both factors, as they are stored."""
+        return {"a": self.a, "g": self.g}
+
+    def accumulate(self, uses: Sequence[Use], keep: float, weight: float) -> None:
+        """`factor <- keep * factor + weight * statistics of the uses`, for both factors."""
+        samples = sum(len(use.inputs) for use in uses)
+        for use in uses:
+            scores = self._positions(use.scores)
             positions = scores.shape[1]
             if self.sharing == "reduce":
                 scores, positions = scores.sum(1), 1
             kronecker.accumulate_(self.g, scores.flatten(0, -2), keep, weight / samples)
             keep_a = keep
-            for rows in self._input_rows(call.inputs):
+            for rows in self._input_rows(use.inputs):
                 kronecker.accumulate_(self.a, rows, keep_a, weight / (samples * positions))
                 keep_a = 1.0
             keep = 1.0
@@ -140,7 +145,7 @@ def blocks_of(model: nn.Module, sharing: Sharing, homogeneous: bool) -> dict[str
     """Blocks of all trainable Linear and Conv2d layers, by the name of the layer.
 
     Raises:
-        ValueError: a convolution of a kind that is not supported, or layers that share weights.
+        ValueError: a convolution of a kind that is not supported.
     """
     blocks: dict[str, Block] = {}
     for name, layer in model.named_modules():
@@ -156,25 +161,24 @@ def blocks_of(model: nn.Module, sharing: Sharing, homogeneous: bool) -> dict[str
         blocks[name] = Block(layer, sharing, homogeneous)
         if not homogeneous and layer.bias is not None and layer.bias.requires_grad:
             blocks[f"{name} bias"] = BiasBlock(layer)
-    covered = Counter(p for block in blocks.values() for p in block.parameters)
-    if covered and max(covered.values()) > 1:
-        raise ValueError("two layers share a parameter: call one layer twice instead")
     return blocks
 
 
 def uncovered(
-    named: Mapping[str, Tensor], blocks: Mapping[str, Block], fisher: Mapping[str, float]
+    named: Mapping[str, Tensor], parts: Iterable[Block | Diagonal], fisher: Mapping[str, float]
 ) -> dict[Tensor, float]:
-    """Fisher of the parameters `named` that are in no block.
+    """Fisher of the parameters `named` that are in none of the parts.
 
     Raises:
-        ValueError: `fisher` does not name just these.
+        ValueError: `fisher` does not name just these, or a parameter is in two parts.
     """
-    covered = {p for block in blocks.values() for p in block.parameters}
+    covered = Counter(p for part in parts for p in part.parameters)
+    if covered and max(covered.values()) > 1:
+        raise ValueError("two layers share a parameter: call one layer twice instead")
     bare = {name: p for name, p in named.items() if p not in covered}
     if bare.keys() != fisher.keys():
         raise ValueError(
-            f"fisher must name the parameters that are in no Linear or Conv2d layer: "
+            f"fisher must name the parameters that are in no Linear, Conv2d or LayerNorm layer: "
             f"{', '.join(bare) or 'there are none'}; it names {', '.join(fisher) or 'none'}"
         )
     return {p: fisher[name] for name, p in bare.items()}

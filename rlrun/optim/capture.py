@@ -1,9 +1,9 @@
 """Reading what goes into layers and what flows back to their outputs, by hooks that come off."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,31 @@ class Call:
     def add(self, scores: Tensor) -> None:
         """Take the scores of a backward pass; those of several passes add up."""
         self.scores = scores if self.scores is None else self.scores + scores
+
+
+class Use(NamedTuple):
+    """All the calls of a layer whose tensors are of one shape, as if they were one."""
+
+    inputs: Tensor
+    """`[B, ...]`, `B` the samples of all calls."""
+    scores: Tensor
+    """`[B, ...]`."""
+
+
+def joined(calls: Sequence[Call]) -> list[Use]:
+    """Calls as few uses; every call must have its scores.
+
+    A layer that a recurrent net calls at each of its steps takes one product for all of them,
+    and not one for each. A call that is the only one of its shape is not copied.
+    """
+    alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    for call in calls:
+        assert call.scores is not None
+        alike.setdefault(call.inputs.shape[1:], []).append((call.inputs, call.scores))
+    return [
+        Use(*group[0]) if len(group) == 1 else Use(*map(torch.cat, zip(*group, strict=True)))
+        for group in alike.values()
+    ]
 
 
 class _Tap(torch.autograd.Function):

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from rlrun.functional import kronecker
 from rlrun.functional.trust_region import kl_step_scale
 from rlrun.optim.bases import Bases
-from rlrun.optim.blocks import Sharing, blocks_of, uncovered
-from rlrun.optim.capture import Call, recording
+from rlrun.optim.blocks import Block, Sharing, blocks_of, uncovered
+from rlrun.optim.capture import Call, Use, joined, recording
 from rlrun.optim.decompose import precondition, spectrum
+from rlrun.optim.diagonal import Diagonal, diagonals_of
 from rlrun.optim.errors import require_finite
 
 
@@ -43,8 +44,10 @@ class KFAC:
     the first `cold_iter` steps follow the clipped gradient itself, by the same rule with
     `nu = 1` and buffers of their own.
 
-    Owns factors, bases, momentum and counters. Uses of Linear and Conv2d layers have factors;
-    every other trainable parameter must be named in `fisher`.
+    Owns factors, diagonals, bases, momentum and counters. Linear and Conv2d layers have factors;
+    for a LayerNorm the diagonal of its Fisher matrix `F` is estimated, and the preconditioned
+    gradient is `g / (F + damping)` with `F` as it is at the step. Every other trainable parameter
+    must be named in `fisher`.
 
     Args:
         model: trained; its layers must be called as modules.
@@ -53,7 +56,7 @@ class KFAC:
         damping: added to the curvature, > 0.
         kl_clip: bound on `lr^2 u . g`, twice the predicted KL; infinity for none. By group, each
             has its own, and its own `nu`.
-        stats_decay: share of the factors that stays at each capture once they have settled.
+        stats_decay: share of the statistics that stays at each capture once they have settled.
         update_interval: steps from one decomposition of the factors to the next.
         cold_iter: steps before the first; as many captures count alike (their mean), then the
             statistics fade by `stats_decay`. With 0 the first capture counts whole.
@@ -70,13 +73,13 @@ class KFAC:
             `update_interval`. The first one is always used at once.
         background: decompose in a thread of its own. It changes no result: `lag` says when a
             basis is used, and a step that needs one waits for it.
-        fisher: diagonal of the Fisher matrix of the parameters without factors, by name: one
-            number for all of a parameter.
+        fisher: diagonal of the Fisher matrix of the parameters that are in no layer of these
+            kinds, by name: one number for all of a parameter.
         groups: parameters to tell apart, by name; together all of them.
 
     Raises:
-        ValueError: a parameter has neither factors nor an entry in `fisher`, or the layer is of
-            a kind that is not supported.
+        ValueError: a parameter is neither in such a layer nor named in `fisher`, or in two, or
+            a layer is of a kind that is not supported.
     """
 
     def __init__(
@@ -119,7 +122,12 @@ class KFAC:
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters: list[Tensor] = list(named.values())
         self.blocks = blocks_of(model, sharing, bias == "homogeneous")
-        self.fisher = uncovered(named, self.blocks, fisher or {})
+        self.diagonals = diagonals_of(model)
+        self.parts: dict[str, Block | Diagonal] = {**self.blocks, **self.diagonals}
+        self.fisher: dict[Tensor, Tensor | float] = {}
+        self.fisher |= uncovered(named, self.parts.values(), fisher or {})
+        for diagonal in self.diagonals.values():
+            self.fisher |= zip(diagonal.parameters, diagonal.statistics.values(), strict=True)
         self.groups = {name: list(group) for name, group in (groups or {}).items()}
         self.groups = self.groups or {"all": self.parameters}
         if Counter(p for group in self.groups.values() for p in group) != Counter(self.parameters):
@@ -145,28 +153,34 @@ class KFAC:
             NonFiniteUpdate: an input or a score is not finite; the statistics are not changed.
             ValueError: a layer took no part in the passes.
         """
-        with recording(self.model, {block.layer for block in self.blocks.values()}) as calls:
+        with recording(self.model, {part.layer for part in self.parts.values()}) as calls:
             yield
-        self._check(calls)
+        uses = self._checked(calls)
         self.captures += 1
         settling = self.captures <= max(self.cold_iter, 1)
         weight = 1.0 / self.captures if settling else 1.0 - self.stats_decay
         with torch.no_grad():
-            for block in self.blocks.values():
-                block.accumulate(calls[block.layer], 1.0 - weight, weight)
+            for part in self.parts.values():
+                part.accumulate(uses[part.layer], 1.0 - weight, weight)
 
-    def _check(self, calls: Mapping[nn.Module, Sequence[Call]]) -> None:
-        """Raise if a layer was not used, or numbers are not finite; one look for all of them."""
+    def _checked(self, calls: Mapping[nn.Module, Sequence[Call]]) -> dict[nn.Module, list[Use]]:
+        """The calls, joined; raise if a layer has none, or numbers are not finite.
+
+        One look at the device for all of them.
+        """
+        uses: dict[nn.Module, list[Use]] = {}
         norms: dict[str, Tensor] = {}
-        for name, block in self.blocks.items():
-            used = [call for call in calls[block.layer] if call.scores is not None]
-            if len(used) < max(1, len(calls[block.layer])):
+        for name, layer in self.model.named_modules():
+            if layer not in calls:
+                continue
+            if not calls[layer] or any(call.scores is None for call in calls[layer]):
                 raise ValueError(f"capture: no scores came back to the layer {name}")
-            # Sums of squares, for the factors are finite if and only if they are.
-            norms[f"{name} inputs"] = nn.utils.get_total_norm([call.inputs for call in used])
-            scores = [call.scores for call in used if call.scores is not None]
-            norms[f"{name} scores"] = nn.utils.get_total_norm(scores)
+            uses[layer] = joined(calls[layer])
+            # Sums of squares, for the statistics are finite if and only if they are.
+            norms[f"{name} inputs"] = nn.utils.get_total_norm([x for x, _ in uses[layer]])
+            norms[f"{name} scores"] = nn.utils.get_total_norm([g for _, g in uses[layer]])
         require_finite(norms)
+        return uses
 
     @torch.no_grad()
     def step(self, lr: float | None = None) -> None:
@@ -253,7 +267,7 @@ class KFAC:
                     values.append(spectrum(current.bases[name], block.a, block.g))
             for p, fisher in self.fisher.items():
                 if any(p is member for member in members):
-                    doubled = doubled + fisher * (self._moved * self.buffers[p]).square().sum()
+                    doubled = doubled + (fisher * (self._moved * self.buffers[p]).square()).sum()
             found[f"{group}/predicted_kl"] = 0.5 * doubled.item()
             found[f"{group}/step_scale"] = self.scales[group]
             if values:
@@ -267,12 +281,12 @@ class KFAC:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Factors, bases (those in the making are waited for), momentum and counters."""
+        """Statistics, bases (those in the making are waited for), momentum and counters."""
         return {
             "steps": self.steps,
             "captures": self.captures,
             "buffers": {str(i): buffer for i, buffer in enumerate(self.buffers.values())},
-            "factors": {name: {"a": b.a, "g": b.g} for name, b in self.blocks.items()},
+            "factors": {name: part.statistics for name, part in self.parts.items()},
             "bases": self.bases.state_dict(),
         }
 
@@ -281,9 +295,9 @@ class KFAC:
         self.steps, self.captures = state["steps"], state["captures"]
         for i, buffer in enumerate(self.buffers.values()):
             buffer.copy_(state["buffers"][str(i)])
-        for name, block in self.blocks.items():
-            block.a.copy_(state["factors"][name]["a"])
-            block.g.copy_(state["factors"][name]["g"])
+        for name, part in self.parts.items():
+            for key, statistic in part.statistics.items():
+                statistic.copy_(state["factors"][name][key])
         self.bases.load_state_dict(state["bases"], self.parameters[0].device)
 
 

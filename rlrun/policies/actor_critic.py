@@ -1,21 +1,20 @@
-"""A policy and a state value on one network, and the distribution of the actions."""
+"""A policy and a state value on one network."""
 
-import math
+from typing import Any
 
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlrun.functional.distributions import Distribution, categorical, gaussian
-from rlrun.policies.base import Policy
+from rlrun.functional.distributions import Categorical
+from rlrun.policies.actor import Actor, distribution_of
+from rlrun.policies.base import Head, Policy, Segment
 from rlrun.schema import UserError
+from rlrun.spaces import example
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Actor):
     """Statistics of the distribution of actions, and values.
-
-    Discrete actions are categorical, those in boxes Gaussian with a standard deviation that does
-    not depend on the state.
 
     Args:
         policy: network with the heads of `ActorCritic.heads`.
@@ -24,55 +23,34 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        action_space: spaces.Space,  # type: ignore[type-arg]
-        log_std_init: float = 0.0,
+        self, policy: Policy, action_space: spaces.Space[Any], log_std_init: float = 0.0
     ) -> None:
-        super().__init__()
-        self.policy = policy
-        self.distribution: Distribution = categorical
-        self.log_std: nn.Parameter | None = None
-        self.n_statistics = outputs = self.heads(action_space)["policy"]
-        if isinstance(action_space, spaces.Box):
-            device = next(policy.parameters()).device
-            self.distribution = gaussian
-            self.log_std = nn.Parameter(torch.full((outputs,), log_std_init, device=device))
-            self.n_statistics = 2 * outputs
+        super().__init__(policy, *distribution_of(action_space, Categorical()), log_std_init)
 
     @staticmethod
-    def heads(action_space: spaces.Space) -> dict[str, int]:  # type: ignore[type-arg]
+    def heads(action_space: spaces.Space[Any]) -> dict[str, Head]:
         """Logits or means of the policy, and one value; raises UserError for other spaces."""
-        if isinstance(action_space, spaces.Discrete):
-            return {"policy": int(action_space.n), "value": 1}
-        if isinstance(action_space, spaces.Box) and action_space.dtype in ("float32", "float64"):
-            return {"policy": math.prod(action_space.shape), "value": 1}
-        raise UserError(
-            f"algo: acktr and a2c act in Discrete spaces and in Box spaces of floats, "
-            f"not in {action_space}."
-        )
+        _, outputs = distribution_of(action_space, Categorical())
+        return {"policy": Head(outputs), "value": Head(1)}
 
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations `[N, ...]` to statistics `[N, P]` and values `[N]`."""
-        output, values = self.policy(self.policy.features(observations))
-        return self._statistics(output), values.squeeze(-1)
+    def forward(self, observations: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+        """Observations `[N, ...]` of a segment to statistics `[N, P]` and values `[N]`."""
+        latents, _ = self.policy.encode(self.policy.features(observations), segment)
+        return self.statistics(latents), self.policy.head("value", latents).squeeze(-1)
 
-    def statistics(self, observations: Tensor) -> Tensor:
-        """Those of the distribution of actions alone, `[N, P]`."""
-        return self._statistics(self.policy.head("policy", self.policy.features(observations)))
-
-    def split(
-        self,
-        space: spaces.Space,  # type: ignore[type-arg]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def split(self, space: spaces.Space[Any]) -> tuple[list[Tensor], list[Tensor]]:
         """Trainable parameters that the statistics depend on, and those that only the values do.
+
+        Args:
+            space: of the observations.
 
         Raises:
             UserError: some serve neither.
         """
         named = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        observation = torch.as_tensor(space.sample()).unsqueeze(0)
-        statistics, values = self(observation.to(next(self.parameters()).device))
+        first = torch.ones(1, dtype=torch.bool, device=self.device)
+        state = torch.zeros(1, self.policy.state_size, device=self.device)
+        statistics, values = self(example(space).to(self.device), Segment.step(state, first))
         used = [
             torch.autograd.grad(
                 output.sum(), list(named.values()), retain_graph=True, allow_unused=True
@@ -93,22 +71,3 @@ class ActorCritic(nn.Module):
                 f"call requires_grad_(False) on it"
             )
         return acting, valuing
-
-    def _statistics(self, output: Tensor) -> Tensor:
-        if self.log_std is None:
-            return output
-        return torch.cat([output, self.log_std.expand_as(output)], -1)
-
-    @torch.no_grad()
-    def act(self, observations: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sample actions, `[B]` int64 or `[B, D]`; the statistics `[B, P]` behind them."""
-        statistics = self._on_cpu(observations)
-        return self.distribution.sample(statistics, rng), statistics
-
-    @torch.no_grad()
-    def act_greedily(self, observations: Tensor) -> Tensor:
-        """The most probable actions."""
-        return self.distribution.mode(self._on_cpu(observations))
-
-    def _on_cpu(self, observations: Tensor) -> Tensor:
-        return self.statistics(observations.to(next(self.parameters()).device)).cpu()

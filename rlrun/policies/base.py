@@ -1,8 +1,37 @@
 """What algorithms ask of a network."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+
+
+class Head(NamedTuple):
+    """An output that an algorithm asks for."""
+
+    outputs: int
+    inputs: int = 0
+    """Width of what it reads beside the latents, such as an action."""
+
+
+class Segment(NamedTuple):
+    """How rows of observations follow each other: `T` steps of `B` environments, time first.
+
+    After these `T * B` rows there may be `K` more: last observations of truncated episodes, each
+    of which follows the step `(t, b)` that its row of `final_index` names.
+    """
+
+    state: Tensor
+    """`[B, S]`, the recurrent state before the first step; `S` is 0 without memory."""
+    reset: Tensor
+    """`[T, B]` bool: the observation is the first of an episode, so the state begins at zero."""
+    final_index: Tensor
+    """`[K, 2]` int64."""
+
+    @staticmethod
+    def step(state: Tensor, reset: Tensor) -> "Segment":
+        """One step of `B` environments; `reset` is `[B]`."""
+        return Segment(state, reset.unsqueeze(0), torch.empty(0, 2, dtype=torch.int64))
 
 
 @runtime_checkable
@@ -14,18 +43,25 @@ class Observer(Protocol):
 
 
 class Policy(nn.Module):
-    """Outputs by name, in the order in which the algorithm asked for them.
+    """From observations to the outputs that an algorithm asks for, in three steps.
+
+        features   raw observations to floats; without parameters, for the result is shared by a
+                   policy and its running average
+        encode     features to latents, along the steps of a segment if there is a memory
+        head       latents to one output
 
     A policy is built as `MyPolicy(observation_space, heads, generator, **settings)`, where
-    `heads` maps the name of each output to its size. The last layer of a head starts with a
-    gain of 0.01, so that a fresh policy is close to uniform.
+    `heads` maps the name of each output to a `Head`; `rlrun.policies.heads.make_heads` builds
+    them. The last layer of a head starts with a gain of 0.01, so that a fresh policy is close to
+    uniform.
     """
 
     features: nn.Module
-    """From raw observations `[N, ...]` to the float tensor that the heads read.
-
-    It has no parameters, for its output is shared by a policy and its running average.
-    """
+    """Raw observations `[N, ...]` -> floats `[N, ...]`."""
+    heads: nn.ModuleDict
+    """By name; reads latents, with its further inputs appended."""
+    state_size: int = 0
+    """Size `S` of the recurrent state."""
 
     def observe(self, observations: Tensor) -> None:
         """Learn from fresh observations `[N, ...]` what the features depend on, if anything.
@@ -35,10 +71,19 @@ class Policy(nn.Module):
         if isinstance(self.features, Observer):
             self.features.observe(observations)
 
-    def head(self, name: str, features: Tensor) -> Tensor:
-        """One output alone, `[N, size]`."""
-        raise NotImplementedError
+    def encode(self, features: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+        """What all heads share.
 
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """All outputs, `[N, size]` each."""
-        raise NotImplementedError
+        Args:
+            features: `[T * B + K, ...]`.
+            segment: how they follow each other.
+
+        Returns:
+            Latents `[T * B + K, L]`, and the state `[B, S]` after the last of the `T` steps.
+        """
+        return features, segment.state
+
+    def head(self, name: str, latents: Tensor, *inputs: Tensor) -> Tensor:
+        """One output `[..., outputs]` of latents `[..., L]` and further inputs `[..., inputs]`."""
+        output: Tensor = self.heads[name](torch.cat([latents, *inputs], -1) if inputs else latents)
+        return output

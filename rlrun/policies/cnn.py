@@ -1,23 +1,24 @@
 """The policy for pictures: the network of Mnih et al. (Nature, 2015) with one head per output."""
 
-import math
 from collections.abc import Mapping
 
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlrun.policies.base import Policy
-from rlrun.policies.layers import ImageFeatures, conv, linear
+from rlrun.policies.base import Head, Policy, Segment
+from rlrun.policies.cnn_encoder import CnnEncoder
+from rlrun.policies.heads import make_heads
+from rlrun.policies.layers import features_of
 from rlrun.schema import PositiveInt
 
 
 class CnnPolicy(Policy):
-    """Three convolutions and a layer of features, shared by all heads.
+    """Three convolutions per picture and a layer of features, shared by all heads.
 
     Args:
         observation_space: of one environment.
-        heads: size of each output by name, in the order in which `forward` returns them.
+        heads: the outputs, by name.
         generator: source of the initial weights.
         filters: of the three convolutions.
         features_dim: width of the layer before the heads.
@@ -29,42 +30,17 @@ class CnnPolicy(Policy):
     def __init__(
         self,
         observation_space: spaces.Space,  # type: ignore[type-arg]
-        heads: Mapping[str, int],
+        heads: Mapping[str, Head],
         generator: torch.Generator,
         *,
         filters: tuple[PositiveInt, PositiveInt, PositiveInt] = (32, 64, 64),
         features_dim: PositiveInt = 512,
     ) -> None:
         super().__init__()
-        self.features = images = ImageFeatures(observation_space)
-        channels, height, width = images.shape
-        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-        self.trunk = nn.Sequential(
-            conv(channels, filters[0], 8, 4, generator),
-            nn.ReLU(),
-            conv(filters[0], filters[1], 4, 2, generator),
-            nn.ReLU(),
-            conv(filters[1], filters[2], 3, 1, generator),
-            nn.ReLU(),
-            nn.Flatten(),
-            linear(filters[2] * height * width, features_dim, math.sqrt(2), generator),
-            nn.ReLU(),
-        )
-        self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.heads = nn.ModuleDict(
-            {
-                name: linear(features_dim, outputs, 0.01, generator)
-                for name, outputs in heads.items()
-            }
-        )
+        self.features = features_of(observation_space, pictures=True)
+        self.encoder = CnnEncoder(self.features, filters, features_dim, generator)
+        self.heads = make_heads(features_dim, heads, [], "relu", False, generator)
 
-    def head(self, name: str, features: Tensor) -> Tensor:
-        """One head alone, `[N, C, H, W]` -> `[N, outputs]`."""
-        output: Tensor = self.heads[name](self.trunk(features))
-        return output
-
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """`self.features(observations)`, `[N, C, H, W]` -> one `[N, outputs]` per head."""
-        trunk = self.trunk(features)
-        return tuple(head(trunk) for head in self.heads.values())
+    def encode(self, features: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+        """Features of pictures to `[N, features_dim]`."""
+        return self.encoder(features), segment.state

@@ -1,7 +1,14 @@
 """Running mean and variance, to bring observations to a common scale."""
 
+from typing import Any
+
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
+
+from rlrun.policies.layers import DictFeatures, VectorFeatures
+from rlrun.schema import UserError
+from rlrun.spaces import example, leaves
 
 EPSILON = 1e-8  # keeps what never varies finite
 CLIP = 10.0  # standard deviations beyond which a value is cut off
@@ -62,3 +69,43 @@ class Normalized(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """`[N, ...]` -> `[N, size]`."""
         return self.moments.normalized(self.features(observations))
+
+
+def normalize(features: nn.Module, space: spaces.Space[Any]) -> nn.Module:
+    """The features of observations of `space`, with every vector of a Box normalised.
+
+    Each vector of a Dict or Tuple by moments of its own; classes, bits and pictures are left
+    alone. `DictFeatures` are changed in place, all else is wrapped.
+
+    Raises:
+        UserError: there is no such vector.
+    """
+    if isinstance(features, DictFeatures):
+        entries = leaves(space)
+        found = False
+        for i, (part, leaf) in enumerate(zip(features.parts, entries.values(), strict=True)):
+            if isinstance(part, VectorFeatures) and _is_numbers(leaf):
+                features.parts[i] = Normalized(part, part.size)
+                found = True
+        if not found:
+            raise UserError(
+                f"env.normalize_observations: only for Box observations that are vectors, and none "
+                f"of this environment's entries ({', '.join(entries)}) is one. Leave it out."
+            )
+        return features
+    if not _is_numbers(space):
+        raise UserError(
+            f"env.normalize_observations: only for Box observations, not for {space}. Leave it out."
+        )
+    with torch.no_grad():
+        shown = features(example(space))
+    if shown.dim() != 2:
+        raise UserError(
+            "env.normalize_observations: only for vectors, not for pictures. Leave it out."
+        )
+    return Normalized(features, shown.shape[1])
+
+
+def _is_numbers(space: spaces.Space[Any]) -> bool:
+    """Is it a Box of numbers, as against one of truth values?"""
+    return isinstance(space, spaces.Box) and space.dtype != "bool"

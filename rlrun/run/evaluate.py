@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rlrun.algorithms.base import Algorithm
 from rlrun.envs import VectorEnv
@@ -69,18 +68,17 @@ def evaluate_policy(
     shares = [len(range(env, episodes, n)) for env in range(n)]
     played: list[list[tuple[float, int]]] = [[] for _ in range(n)]
 
-    def act(observations: Tensor) -> np.ndarray:
-        if deterministic:
-            return algorithm.act_greedily(observations).numpy()
-        return algorithm.act(observations, rng)[0].numpy()
-
+    state = torch.zeros(n, algorithm.state_size)
+    reset = torch.ones(n, dtype=torch.bool)
     try:
         observations = envs.reset()
         while any(len(done) < share for done, share in zip(played, shares, strict=True)):
             if stop:
                 return None
-            step = envs.step(act(torch.tensor(observations)))
-            observations = step.obs
+            seen = torch.tensor(observations)
+            actions, _, state = algorithm.act(seen, reset, state, None if deterministic else rng)
+            step = envs.step(actions.numpy())
+            observations, reset = step.obs, torch.tensor(step.reset)
             for episode in step.episodes:
                 played[episode.env].append((episode.ret, episode.length))
     finally:

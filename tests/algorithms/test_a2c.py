@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_advantage import KINDS, SPACES, by_hand, envs_of, policy_of, segment
+from test_advantage import KINDS, SPACES, act, by_hand, envs_of, policy_of, segment
 
 from rlrun.algorithms.a2c import A2C
 from rlrun.build import assemble
@@ -12,6 +12,7 @@ from rlrun.config import compose
 from rlrun.data.rewards import RewardScale
 from rlrun.functional import schedules
 from rlrun.optim.errors import NonFiniteUpdate
+from rlrun.policies.base import Head
 from rlrun.schema import settings as settings_of
 
 
@@ -109,7 +110,8 @@ def test_rewards_are_scaled_for_learning_alone():
         raw = batch.rewards.clone()
         scaled.update(batch, 0.0, log=False)
         assert torch.equal(batch.rewards, raw)
-        batch.rewards = scale.scaled(batch)
+        scale.observe(batch)
+        batch.rewards = scale.scaled(batch.rewards)
         plain.update(batch, 0.0, log=False)
         assert_same_weights(scaled, weights(plain))
 
@@ -167,12 +169,13 @@ def test_actions_are_those_of_the_network():
         algorithm = make(kind)
         observations = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
         found, expected = (
-            each.act(observations, torch.Generator().manual_seed(1))
+            act(each, observations, torch.Generator().manual_seed(1))
             for each in (algorithm, algorithm.network)
         )
         assert all(map(torch.equal, found, expected))
-        assert algorithm.n_statistics == found[1].shape[-1]
-        assert A2C.heads(SPACES[kind])["value"] == 1
+        assert algorithm.n_statistics == found.statistics.shape[-1]
+        assert algorithm.state_size == found.state.shape[-1] == 0
+        assert A2C.heads(SPACES[kind], {})["value"] == Head(1)
 
 
 CHANGES = {

@@ -15,8 +15,10 @@ from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.policies.mlp import MlpPolicy
 from rlrun.run.rng import generator
 from rlrun.schema import UserError, problems
+from rlrun.schema import settings as settings_of
 
 ENVS, STEPS, ACTIONS, FEATURES = 3, 5, 4, 6
+DEFAULTS = {name: setting.default for name, setting in settings_of(ACER).items()}
 
 
 def make(seed=0, average_noise=0.5, **settings):
@@ -29,7 +31,7 @@ def make(seed=0, average_noise=0.5, **settings):
         action_space=spaces.Discrete(ACTIONS),
         frame_stack=1,
     )
-    heads = ACER.heads(envs.action_space)
+    heads = ACER.heads(envs.action_space, DEFAULTS | settings)
     policy = MlpPolicy(space, heads, generator(seed, "init"), hidden=[8])
     for parameter in policy.parameters():  # far from uniform, so that everything matters
         noise = torch.randn(parameter.shape, generator=generator(seed, parameter.shape.__repr__()))
@@ -44,9 +46,15 @@ def make(seed=0, average_noise=0.5, **settings):
     noise = torch.Generator().manual_seed(seed + 1)
     for parameter in algorithm.average_parameters:
         parameter.add_(average_noise * torch.randn(parameter.shape, generator=noise, dtype=dtype))
-    for network in (algorithm.policy, algorithm.average_policy):
-        network.features.register_forward_hook(lambda module, args, output: output.to(dtype))
+    assert algorithm.average.policy.features is algorithm.actor.policy.features
+    policy.features.register_forward_hook(lambda module, args, output: output.to(dtype))
     return algorithm
+
+
+def act(algorithm, observations, rng):
+    """Actions, statistics and state for these observations, each on its own."""
+    n = len(observations)
+    return algorithm.act(observations, torch.ones(n, dtype=torch.bool), torch.zeros(n, 0), rng)
 
 
 def segment(algorithm, seed=0, fresh=False):
@@ -55,7 +63,7 @@ def segment(algorithm, seed=0, fresh=False):
     observations = torch.randn(STEPS + 1, ENVS, FEATURES, generator=g)
     behaviour = torch.randn(STEPS, ENVS, ACTIONS, generator=g, dtype=dtype).softmax(-1)
     if fresh:
-        probs = algorithm.act(observations[:-1].flatten(0, 1), g)[1]
+        probs = act(algorithm, observations[:-1].flatten(0, 1), g).statistics
         behaviour = probs.view(STEPS, ENVS, ACTIONS)
     final_index = torch.tensor([[0, 2], [2, 1], [4, 2]])
     truncated = torch.zeros(STEPS, ENVS, dtype=torch.bool)
@@ -70,6 +78,7 @@ def segment(algorithm, seed=0, fresh=False):
         terminated=terminated,
         truncated=truncated,
         reset=torch.zeros(STEPS + 1, ENVS, dtype=torch.bool),
+        state=torch.zeros(ENVS, 0),
         final_observations=torch.randn(3, FEATURES, generator=g),
         final_index=final_index,
     )
@@ -89,11 +98,11 @@ def gradients_by_hand(
     algorithm, batch, c=10.0, q_coef=0.5, ent_coef=0.01, gamma=0.99, delta=float("inf")
 ):
     """Autograd of L_pi + q_coef L_Q - ent_coef H, Retrace and the projection as plain loops."""
-    policy, eps = algorithm.policy, 1e-6
+    policy, eps = algorithm.actor.policy, 1e-6
 
     def outputs(observations):
-        logits, q = policy(policy.features(observations))
-        return logits.softmax(-1), q
+        features = policy.features(observations)
+        return policy.heads["policy"](features).softmax(-1), policy.heads["q"](features)
 
     states = batch.observations[:-1].flatten(0, 1)
     f, q = outputs(states)
@@ -116,7 +125,7 @@ def gradients_by_hand(
                 trace = min(1.0, rho[t, b, a].item())
                 carry = trace * (q_ret[t, b] - q[t, b, a]).item() + v[t, b].item()
         weight = (1 - c / rho).clamp(min=0) * f
-        average = algorithm.average_policy.head("policy", policy.features(states)).softmax(-1)
+        average = algorithm.average.policy.heads["policy"](policy.features(states)).softmax(-1)
     taken = batch.actions.unsqueeze(-1)
 
     leaf = f.detach().requires_grad_()  # the statistics, in whose space the projection happens
@@ -163,7 +172,7 @@ def test_gradients_with_a_binding_trust_region(delta):
 def test_a_binding_trust_region_changes_the_policy_and_leaves_the_critic():
     tight, loose = make(delta=0.0, max_grad_norm=None), make(trust_region=False, max_grad_norm=None)
     batch = segment(tight)
-    names = [name for name, _ in tight.policy.named_parameters()]
+    names = [name for name, _ in tight.actor.named_parameters()]
     changed = [
         not torch.equal(a, b)
         for a, b in zip(
@@ -171,7 +180,7 @@ def test_a_binding_trust_region_changes_the_policy_and_leaves_the_critic():
         )
     ]
     assert {n for n, c in zip(names, changed, strict=True) if c} == {
-        name for name in names if name.startswith("towers.policy")
+        name for name in names if name.startswith("policy.heads.policy")
     }
 
 
@@ -233,8 +242,8 @@ def test_average_policy_starts_as_the_policy():
 def test_greedy_actions_are_the_most_probable_ones():
     algorithm = make()
     observations = torch.randn(50, FEATURES, generator=torch.Generator().manual_seed(0))
-    _, probs = algorithm.act(observations, torch.Generator())
-    assert torch.equal(algorithm.act_greedily(observations), probs.argmax(-1))
+    _, probs, _ = act(algorithm, observations, torch.Generator())
+    assert torch.equal(act(algorithm, observations, None).actions, probs.argmax(-1))
 
 
 def test_average_of_a_policy_that_stands_still():
@@ -251,8 +260,8 @@ def test_average_of_a_policy_that_stands_still():
 
 def test_entropy_bonus_raises_entropy_when_nothing_else_matters():
     algorithm = make(q_coef=0.0, ent_coef=0.1, trust_region=False, gamma=0.0)
-    for name, parameter in algorithm.policy.named_parameters():
-        if name.startswith("towers.q"):
+    for name, parameter in algorithm.actor.policy.named_parameters():
+        if name.startswith("heads.q"):
             parameter.data.zero_()
     batch = segment(algorithm)
     batch.rewards.zero_()
@@ -307,7 +316,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     before = copy.deepcopy(algorithm.state_dict())
     with pytest.raises(NonFiniteUpdate, match="nan"):
         algorithm.update(batch, 0.0, log=False)
-    for name in ("policy", "average_policy", "optimizer"):
+    for name in ("actor", "average", "optimizer"):
         for key, value in before[name].items():
             assert torch.equal(value, algorithm.state_dict()[name][key])
 
@@ -348,9 +357,12 @@ def test_conflicts_between_settings():
     assert not wrong(buffer_size=19, n_steps=20, replay_ratio=0)
 
 
-def test_other_action_spaces_are_refused():
+@pytest.mark.parametrize(
+    "space", [spaces.Box(0, 255, (2,), np.uint8), spaces.Dict(a=spaces.Discrete(2))]
+)
+def test_other_action_spaces_are_refused(space):
     with pytest.raises(UserError, match="Discrete"):
-        ACER.heads(spaces.Box(-1, 1, (2,)))
+        ACER.heads(space, DEFAULTS)
 
 
 def test_metrics_by_hand():
@@ -358,10 +370,10 @@ def test_metrics_by_hand():
     algorithm = make(delta=0.3, ent_coef=0.3, correction_term=0.5)
     batch = segment(algorithm)
     with torch.no_grad():
-        features = algorithm.policy.features(batch.observations[:-1].flatten(0, 1))
-        logits, q = algorithm.policy(features)
-        f = logits.softmax(-1)
-        average = algorithm.average_policy.head("policy", features).softmax(-1)
+        policy, average = algorithm.actor.policy, algorithm.average.policy
+        features = policy.features(batch.observations[:-1].flatten(0, 1))
+        f, q = policy.heads["policy"](features).softmax(-1), policy.heads["q"](features)
+        average = average.heads["policy"](features).softmax(-1)
         taken = batch.actions.flatten().unsqueeze(-1)
         rho = (f / (batch.behaviour.flatten(0, 1) + 1e-6)).gather(-1, taken)
         entropy = torch.distributions.Categorical(f).entropy().mean().item()

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from test_advantage import KINDS, SPACES, as_torch, by_hand, envs_of, policy_of, segment
+from test_advantage import KINDS, SPACES, act, apart, as_torch, by_hand, envs_of, policy_of, segment
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from rlrun.algorithms import segments
 from rlrun.algorithms.a2c import A2C
 from rlrun.algorithms.acktr import ACKTR
 from rlrun.build import assemble
@@ -118,7 +119,8 @@ def test_rewards_are_scaled_for_learning_alone():
         raw = batch.rewards.clone()
         scaled.update(batch, 0.0, log=False)
         assert torch.equal(batch.rewards, raw)
-        batch.rewards = scale.scaled(batch)
+        scale.observe(batch)
+        batch.rewards = scale.scaled(batch.rewards)
         plain.update(batch, 0.0, log=False)
         assert_same_weights(scaled, weights(plain))
 
@@ -131,7 +133,7 @@ def log_likelihood(algorithm, batch, noise, coef):
     network = algorithm.network
     x = network.policy.features(batch.observations[:-1].flatten(0, 1))
     seen, given, outputs = [], [], []
-    for tower in network.policy.towers.values():
+    for tower in network.policy.heads.values():
         h = x
         for layer in tower:
             if isinstance(layer, nn.Linear):
@@ -214,10 +216,10 @@ def many_samples(algorithm, n=40_000):
     """Actions in one and the same state."""
     g = torch.Generator().manual_seed(1)
     observations = torch.randn(1, 4, generator=g).expand(n, 4)
-    actions, statistics = algorithm.network.act(observations, g)
-    algorithm._observe_curvature(observations, actions)
+    actions, statistics, _ = act(algorithm.network, observations, g)
+    algorithm._observe_curvature(observations, apart(n), actions)
     blocks = algorithm.optimizer.blocks
-    return (blocks[f"policy.towers.{name}.2"].g for name in ("policy", "value")), statistics[0]
+    return (blocks[f"policy.heads.{name}.2"].g for name in ("policy", "value")), statistics[0]
 
 
 def test_sampled_scores_have_the_fisher_matrix_of_a_softmax_for_second_moment():
@@ -251,7 +253,7 @@ def test_the_fisher_pass_leaves_gradients_and_draws_the_noise_of_the_values_alon
     torch.randn(batch.rewards.numel(), generator=expected)
     before, numpy_before = torch.get_rng_state(), str(np.random.get_state())
     start = weights(algorithm)
-    algorithm._observe_curvature(batch.observations[:-1].flatten(0, 1), batch.actions.flatten(0, 1))
+    algorithm._observe_curvature(*segments.acted_in(batch), batch.actions.flatten(0, 1))
     assert all((p.grad == 7.0).all() for p in algorithm.network.parameters())
     assert all(p.requires_grad for p in algorithm.network.parameters())
     assert_same_weights(algorithm, start)
@@ -499,7 +501,7 @@ def names_of(algorithm):
 @KINDS
 def test_towers_are_groups_of_their_own(kind):
     groups = names_of(make(kind))
-    assert groups["value"] == {name for name in weights(make(kind)) if "towers.value" in name}
+    assert groups["value"] == {name for name in weights(make(kind)) if "heads.value" in name}
     assert len(groups["value"]) == 4
     assert ("log_std" in groups["policy"]) == (kind == "box")
     assert len(groups["policy"]) == 4 + (kind == "box")
@@ -507,7 +509,7 @@ def test_towers_are_groups_of_their_own(kind):
 
 def test_a_trunk_that_both_use_belongs_to_the_policy():
     groups = names_of(picture_learner(vf_kfac_clip=0.1))
-    assert groups["value"] == {"policy.heads.value.weight", "policy.heads.value.bias"}
+    assert groups["value"] == {"policy.heads.value.0.weight", "policy.heads.value.0.bias"}
     assert len(groups["policy"]) == 4 * 2 + 2
 
 
@@ -520,11 +522,11 @@ def test_looking_for_the_groups_leaves_no_gradients():
 
 
 class Normed(MlpPolicy):
-    """With parameters in no Linear or Conv2d layer."""
+    """With parameters in a layer that K-FAC does not know."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.towers["policy"].insert(1, nn.LayerNorm(64))
+        self.heads["policy"].insert(1, nn.GroupNorm(4, 64))
 
 
 class Scaled(MlpPolicy):
@@ -532,14 +534,11 @@ class Scaled(MlpPolicy):
         super().__init__(*args, **kwargs)
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, features):
-        return tuple(self.scale * output for output in super().forward(features))
-
-    def head(self, name, features):
-        return self.scale * super().head(name, features)
+    def head(self, name, latents, *inputs):
+        return self.scale * super().head(name, latents, *inputs)
 
 
-@pytest.mark.parametrize(("cls", "says"), [(Normed, "towers.policy.1.weight"), (Scaled, "scale")])
+@pytest.mark.parametrize(("cls", "says"), [(Normed, "heads.policy.1.weight"), (Scaled, "scale")])
 def test_networks_with_other_layers_are_refused_by_name(cls, says):
     envs = envs_of("discrete")
     heads = ActorCritic.heads(envs.action_space)
@@ -548,6 +547,7 @@ def test_networks_with_other_layers_are_refused_by_name(cls, says):
     with pytest.raises(UserError, match="policy: ACKTR cannot train this network") as error:
         ACKTR(policy, envs, generator(0, "replay"))
     assert says in str(error.value)
+    assert "Use Linear, Conv2d and LayerNorm layers alone, or algo=a2c" in str(error.value)
 
 
 def test_conflicts_between_settings():
@@ -593,7 +593,7 @@ def test_weights_that_are_not_finite_are_told():
     algorithm = make()
     batch = segment(algorithm.network)
     next(algorithm.network.parameters()).data[0, 0] = math.nan
-    with pytest.raises(NonFiniteUpdate, match="towers"):
+    with pytest.raises(NonFiniteUpdate, match="heads"):
         update(algorithm, batch)
 
 
@@ -658,13 +658,17 @@ def test_actions_are_those_of_the_network():
         algorithm = make(kind)
         observations = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
         found, expected = (
-            each.act(observations, torch.Generator().manual_seed(1))
+            act(each, observations, torch.Generator().manual_seed(1))
             for each in (algorithm, algorithm.network)
         )
         assert all(map(torch.equal, found, expected))
-        assert algorithm.n_statistics == found[1].shape[-1]
-        greedy = algorithm.act_greedily(observations)
-        assert torch.equal(greedy, algorithm.network.act_greedily(observations))
+        assert algorithm.n_statistics == found.statistics.shape[-1]
+        assert algorithm.state_size == found.state.shape[-1] == 0
+        greedy, expected = (
+            act(each, observations, None).actions for each in (algorithm, algorithm.network)
+        )
+        assert torch.equal(greedy, expected)
+        assert torch.equal(greedy, algorithm.network.distribution.mode(found.statistics))
 
 
 # Every setting, in the environments themselves.
@@ -783,7 +787,7 @@ class Idle(MlpPolicy):
 def test_a_parameter_that_serves_nothing_is_refused_until_it_is_frozen(kind):
     space = spaces.Box(-1, 1, (3,))
     envs = SimpleNamespace(n_envs=2, observation_space=space, action_space=spaces.Discrete(2))
-    policy = Idle(space, kind.heads(envs.action_space), generator(0, "init")).float()
+    policy = Idle(space, kind.heads(envs.action_space, {}), generator(0, "init")).float()
     with pytest.raises(UserError, match=r"no head depends on policy\.idle\.weight"):
         kind(policy, envs, generator(0, "replay"))
     policy.idle.requires_grad_(False)

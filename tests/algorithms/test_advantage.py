@@ -12,6 +12,7 @@ from torch.distributions import Categorical, Independent, Normal
 from rlrun.algorithms import advantage
 from rlrun.data.rollout import Rollout
 from rlrun.policies.actor_critic import ActorCritic
+from rlrun.policies.base import Segment
 from rlrun.policies.mlp import MlpPolicy
 from rlrun.run.rng import generator
 
@@ -43,11 +44,22 @@ def policy_of(kind, seed=0, hidden=(6,), noise=0.5, **settings):
     return policy
 
 
+def apart(n):
+    """`n` observations that have nothing to do with each other, for a network without memory."""
+    return Segment.step(torch.zeros(n, 0), torch.ones(n, dtype=torch.bool))
+
+
+def act(learner, observations, rng):
+    """Actions, statistics and state for these observations, each on its own."""
+    n = len(observations)
+    return learner.act(observations, torch.ones(n, dtype=torch.bool), torch.zeros(n, 0), rng)
+
+
 def segment(network, seed=0, steps=STEPS, n_envs=ENVS, ends=True):
     """A segment whose actions the network has drawn, with ends of both kinds."""
     g = torch.Generator().manual_seed(seed)
     observations = torch.randn(steps + 1, n_envs, FEATURES, generator=g)
-    actions, behaviour = network.act(observations[:-1].flatten(0, 1), g)
+    actions, behaviour, _ = act(network, observations[:-1].flatten(0, 1), g)
     index = [[0, 2], [2, 1], [steps - 1, 2]] if ends else []
     final_index = torch.tensor(index, dtype=torch.int64).view(-1, 2)
     truncated = torch.zeros(steps, n_envs, dtype=torch.bool)
@@ -62,6 +74,7 @@ def segment(network, seed=0, steps=STEPS, n_envs=ENVS, ends=True):
         terminated=terminated,
         truncated=truncated,
         reset=torch.zeros(steps + 1, n_envs, dtype=torch.bool),
+        state=torch.zeros(n_envs, 0),
         final_observations=torch.randn(len(index), FEATURES, generator=g),
         final_index=final_index,
     )
@@ -69,7 +82,8 @@ def segment(network, seed=0, steps=STEPS, n_envs=ENVS, ends=True):
 
 def as_torch(network, observations):
     """The distribution of the actions by PyTorch, and the values."""
-    outputs, values = network.policy(network.policy.features(observations))
+    features = network.policy.features(observations)
+    outputs, values = (network.policy.heads[name](features) for name in ("policy", "value"))
     if network.log_std is None:
         return Categorical(logits=outputs), values.squeeze(-1)
     return Independent(Normal(outputs, network.log_std.exp()), 1), values.squeeze(-1)
@@ -155,7 +169,7 @@ def test_no_gradient_flows_through_targets_and_advantages(double, kind):
     terms = advantage.learn_terms(network, segment(network), 0.99, 0.95, False)
     assert not terms.returns.requires_grad
     assert not terms.advantages.requires_grad
-    critic = list(network.policy.towers["value"].parameters())
+    critic = list(network.policy.heads["value"].parameters())
     assert torch.autograd.grad(terms.policy_loss, critic, allow_unused=True) == (None,) * 4
 
 
@@ -164,7 +178,7 @@ def test_statistics_and_values_are_of_the_states_that_were_acted_in(double, kind
     network = network_of(kind)
     batch = segment(network)
     terms = advantage.learn_terms(network, batch, 0.99, None, False)
-    statistics, values = network(batch.observations[:-1].flatten(0, 1))
+    statistics, values = network(batch.observations[:-1].flatten(0, 1), apart(STEPS * ENVS))
     torch.testing.assert_close(terms.statistics, statistics)
     torch.testing.assert_close(terms.values, values)
     torch.testing.assert_close(terms.statistics, batch.behaviour.flatten(0, 1))
@@ -189,7 +203,7 @@ def test_a_truncation_is_worth_its_last_observation_and_a_termination_nothing(do
     batch = segment(network)
     terms = advantage.learn_terms(network, batch, 0.9, 0.0, False)
     returns = terms.returns.view(STEPS, ENVS)
-    finals = network(batch.final_observations)[1]
+    finals = network(batch.final_observations, apart(3))[1]
     for k, (t, b) in enumerate(batch.final_index.tolist()):
         torch.testing.assert_close(returns[t, b], batch.rewards[t, b] + 0.9 * finals[k])
     torch.testing.assert_close(returns[1, 0], batch.rewards[1, 0])
@@ -217,7 +231,7 @@ def test_metrics_by_hand(double, kind):
     terms = advantage.learn_terms(network, batch, 0.99, None, True)
     metrics = advantage.health(network, terms, torch.tensor(1.25))
     policy_loss, value_loss, entropy, _, returns = by_hand(network, batch, normalize=True)
-    values = network(batch.observations[:-1].flatten(0, 1))[1].detach()
+    values = network(batch.observations[:-1].flatten(0, 1), apart(STEPS * ENVS))[1].detach()
     errors = (returns.flatten() - values).numpy()
     expected = {
         "loss/total": 1.25,

@@ -10,12 +10,15 @@ from gymnasium import spaces
 
 from rlrun.data.collector import Collector
 from rlrun.envs import make_vec
+from rlrun.policies.actor import Acted
 from rlrun.policies.actor_critic import ActorCritic
 from rlrun.policies.mlp import MlpPolicy
 from rlrun.run.rng import generator
 
 LOW = np.array([[-1.0, -2.0, 0.0], [-0.5, -3.0, -np.inf]])
 HIGH = np.array([[1.0, 0.5, 0.25], [0.5, np.inf, np.inf]])
+MIDDLE = np.array([[0.0, -0.75, 0.125], [0.0, 0.0, 0.0]])
+HALF_WIDTH = np.array([[1.0, 1.25, 0.125], [0.5, 1.0, 1.0]])
 
 
 class Recorder(gymnasium.Env):
@@ -44,13 +47,13 @@ def recorders(envs):
     return [env.unwrapped for env in envs._envs.envs]
 
 
-def normal_act(scale=5.0):
+def normal_act(scale=2.0):
     """Actions far out of bounds, and the six numbers in their natural order."""
 
-    def act(observations, rng):
+    def act(observations, reset, state, rng):
         size = observations.flatten(1).shape[1]
         actions = scale * torch.randn(len(observations), size, generator=rng)
-        return actions, torch.cat([actions, torch.zeros_like(actions)], -1)
+        return Acted(actions, torch.cat([actions, torch.zeros_like(actions)], -1), state)
 
     return act
 
@@ -58,7 +61,7 @@ def normal_act(scale=5.0):
 def collected(dtype="float32", flat=False, n_envs=3, steps=4):
     envs = make_vec("BoxRecorder-v0", n_envs, 0, {"dtype": dtype, "flat": flat})
     size = 3 if flat else 6
-    collector = Collector(envs, steps, 2 * size, False, torch.Generator().manual_seed(0))
+    collector = Collector(envs, steps, 2 * size, 0, False, torch.Generator().manual_seed(0))
     collector.reset()
     rollout, _ = collector.collect(normal_act())
     given = np.stack([env.given for env in recorders(envs)], axis=1)
@@ -71,24 +74,24 @@ def collected(dtype="float32", flat=False, n_envs=3, steps=4):
 def test_actions_are_kept_as_drawn_and_sent_clipped(dtype, flat):
     rollout, given = collected(dtype, flat)
     low, high = (LOW[0], HIGH[0]) if flat else (LOW, HIGH)
+    middle, half_width = (MIDDLE[0], HALF_WIDTH[0]) if flat else (MIDDLE, HALF_WIDTH)
     assert rollout.actions.dtype == torch.float32
     assert rollout.actions.shape == (4, 3, low.size)
     assert torch.equal(rollout.actions, rollout.behaviour[..., : low.size])
     assert given.dtype == dtype
     assert given.shape == (4, 3, *low.shape)
-    raw = rollout.actions.numpy().reshape(given.shape).astype(dtype)
-    bounds = low.astype(dtype), high.astype(dtype)
-    assert np.array_equal(given, np.clip(raw, *bounds))
-    assert not np.array_equal(given, raw)
-    assert ((raw < low) & (given == bounds[0])).any()
-    assert ((raw > high) & (given == bounds[1])).any()
+    meant = middle + half_width * rollout.actions.double().numpy().reshape(given.shape)
+    assert np.array_equal(given, np.clip(meant, low, high).astype(dtype))
+    assert ((meant < low) & (given == low)).any()
+    assert ((meant > high) & (given == high)).any()
+    assert ((meant > low) & (meant < high) & (half_width < 1)).any()
 
 
 def test_numbers_without_a_bound_are_sent_as_drawn():
     rollout, given = collected()
     raw = rollout.actions.numpy().reshape(given.shape)
     assert np.array_equal(given[..., 1, 2], raw[..., 1, 2])
-    assert np.abs(raw[..., 1, 2]).max() > 3.0
+    assert np.abs(raw[..., 1, 2]).max() > 2.0
 
 
 def test_environments_get_their_own_actions():
@@ -134,7 +137,7 @@ def pendulum(seed=0, n_envs=3, steps=8, limit=30):
     policy = MlpPolicy(envs.observation_space, heads, generator(0, "init"), hidden=[8])
     network = ActorCritic(policy, envs.action_space, log_std_init=0.5)
     rng = torch.Generator().manual_seed(seed)
-    collector = Collector(envs, steps, network.n_statistics, False, rng)
+    collector = Collector(envs, steps, network.n_statistics, 0, False, rng)
     return collector, network
 
 
@@ -187,7 +190,9 @@ def test_the_statistics_are_of_the_pass_that_drew_the_actions():
     rollout, _ = collect(collector, network)
     rng = torch.Generator().manual_seed(0)
     for t in range(8):
-        actions, statistics = network.act(rollout.observations[t], rng)
+        actions, statistics, _ = network.act(
+            rollout.observations[t], rollout.reset[t], rollout.state, rng
+        )
         assert torch.equal(rollout.actions[t], actions)
         assert torch.equal(rollout.behaviour[t], statistics)
     assert rollout.behaviour.shape == (8, 3, 2)

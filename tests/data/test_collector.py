@@ -9,7 +9,7 @@ from rlrun.data.collector import Collector, Ended
 from rlrun.envs import Episode, ReplayMismatch, VectorEnv, make_vec
 from rlrun.envs.vector import Played
 
-ENVS, STEPS, ACTIONS = 3, 4, 5
+ENVS, STEPS, ACTIONS, STATE = 3, 4, 5, 2
 SCRIPT = {
     (0, 1): "truncated",
     (1, 2): "life lost",
@@ -84,15 +84,21 @@ def behaviour_of(observations):
     return torch.stack([*rest, 1 - sum(rest)], dim=-1).float()
 
 
-def act(observations, rng):
+def state_after(observations, reset, state):
+    """A state that tells what was seen since the episode began."""
+    return 0.5 * state * ~reset.unsqueeze(-1) + 1.0 + observations[:, [0, 2]]
+
+
+def act(observations, reset, state, rng):
     """Random actions that depend on the observations, too."""
     draw = torch.randint(0, ACTIONS, (ENVS,), generator=rng)
-    return (draw + observations[:, 2]) % ACTIONS, behaviour_of(observations)
+    actions = (draw + observations[:, 2]) % ACTIONS
+    return actions, behaviour_of(observations), state_after(observations, reset, state)
 
 
 def collector_of(envs=None, clip_rewards=False, seed=3):
     rng = torch.Generator().manual_seed(seed)
-    return Collector(envs or Scripted(), STEPS, ACTIONS, clip_rewards, rng)
+    return Collector(envs or Scripted(), STEPS, ACTIONS, STATE, clip_rewards, rng)
 
 
 def collect(collector, act=act):
@@ -138,12 +144,12 @@ def test_every_step_is_what_the_environments_gave(collector, segment):
 def test_actions_and_their_probabilities_are_of_the_same_observation(collector):
     asked, drawn = [], []
 
-    def noted(observations, rng):
+    def noted(observations, reset, state, rng):
         assert rng is collector.rng
-        actions, behaviour = act(observations, rng)
+        actions, behaviour, state = act(observations, reset, state, rng)
         asked.append(observations.clone())
         drawn.append(actions.clone())
-        return actions, behaviour
+        return actions, behaviour, state
 
     for segment in range(2):
         rollout, _ = collect(collector, noted)
@@ -154,6 +160,25 @@ def test_actions_and_their_probabilities_are_of_the_same_observation(collector):
         assert torch.equal(rollout.behaviour, behaviour_of(rollout.observations[:-1]))
     assert rollout.actions.dtype == torch.int64
     assert len({tuple(actions.tolist()) for actions in drawn}) > 3
+
+
+def test_the_recurrent_state_goes_on_from_step_to_step_and_is_told_once_a_segment(collector):
+    asked = []
+
+    def noted(observations, reset, state, rng):
+        asked.append((reset.clone(), state.clone()))
+        return act(observations, reset, state, rng)
+
+    state = torch.zeros(ENVS, STATE)
+    for segment in range(3):
+        rollout, _ = collect(collector, noted)
+        assert torch.equal(rollout.state, state)
+        for t in range(STEPS):
+            reset, given = asked[segment * STEPS + t]
+            assert torch.equal(reset, rollout.reset[t])
+            assert torch.equal(given, state)
+            state = state_after(rollout.observations[t], reset, state)
+    assert len(asked) == 3 * STEPS
 
 
 def test_a_segment_begins_where_the_last_one_ended(collector):
@@ -267,10 +292,12 @@ def test_observations_of_double_precision_are_kept_in_single(collector):
 
 def test_observations_that_are_plain_numbers():
     envs = make_vec("tests.tasks:Identity-v0", 2, seed=0)
-    collector = Collector(envs, 100, 10, False, torch.Generator())
+    collector = Collector(envs, 100, 10, 0, False, torch.Generator())
     collector.reset()
     uniform = torch.full((2, 10), 0.1)
-    rollout, ended = collector.collect(lambda observations, rng: (observations, uniform))
+    rollout, ended = collector.collect(
+        lambda observations, reset, state, rng: (observations, uniform, state)
+    )
     envs.close()
     assert rollout.observations.shape == (101, 2)
     assert rollout.observations.dtype == torch.int64

@@ -28,9 +28,16 @@ def segment(seed=0, rewards=None, ends=0.2):
         terminated=end[0],
         truncated=end[1],
         reset=torch.zeros(STEPS + 1, ENVS, dtype=torch.bool),
+        state=torch.zeros(ENVS, 0),
         final_observations=torch.zeros(0, 1),
         final_index=torch.zeros(0, 2, dtype=torch.int64),
     )
+
+
+def observed_and_scaled(scale, rollout):
+    """The rewards of a fresh segment on the scale that knows them."""
+    scale.observe(rollout)
+    return scale.scaled(rollout.rewards)
 
 
 def deviations_by_hand(segments, gamma=GAMMA):
@@ -54,7 +61,7 @@ def test_rewards_are_divided_by_the_deviation_of_the_sums_so_far(gamma):
     assert any(s.truncated.any() for s in segments)
     scale = RewardScale(gamma, ENVS)
     for s, deviation in zip(segments, deviations_by_hand(segments, gamma), strict=True):
-        scaled = scale.scaled(s)
+        scaled = observed_and_scaled(scale, s)
         torch.testing.assert_close(scaled, s.rewards / deviation)
         assert scale.deviation == pytest.approx(deviation)
 
@@ -66,7 +73,7 @@ def test_the_reward_of_the_last_step_belongs_to_its_episode_and_to_no_other(end)
     s = segment(rewards=rewards, ends=0.0)
     getattr(s, end)[2] = True
     scale = RewardScale(GAMMA, ENVS)
-    scale.scaled(s)
+    scale.observe(s)
     assert scale.sums.tolist() == [0.0] * ENVS
     # One sum in seven is 5, the others 0.
     assert scale.deviation == pytest.approx(5.0 * math.sqrt(1 / 7 * 6 / 7))
@@ -76,7 +83,7 @@ def test_sums_go_on_from_one_segment_to_the_next():
     ones = [segment(rewards=torch.ones(STEPS, ENVS), ends=0.0) for _ in range(2)]
     scale = RewardScale(1.0, ENVS)
     for s in ones:
-        scale.scaled(s)
+        scale.observe(s)
     assert scale.sums.tolist() == [2.0 * STEPS] * ENVS
     assert scale.deviation == pytest.approx(np.std(range(1, 2 * STEPS + 1)))
 
@@ -85,7 +92,7 @@ def test_sign_and_zero_are_kept():
     """Nothing is subtracted, whatever the mean."""
     s = segment()
     s.rewards += (s.rewards != 0) * 2.0
-    scaled = RewardScale(GAMMA, ENVS).scaled(s)
+    scaled = observed_and_scaled(RewardScale(GAMMA, ENVS), s)
     assert torch.equal(scaled.sign(), s.rewards.sign())
     assert (s.rewards == 0).any()
     assert (s.rewards < 0).any()
@@ -97,13 +104,14 @@ def test_the_unit_of_the_rewards_does_not_matter():
         s = segment(seed)
         large = segment(seed, rewards=1000.0 * s.rewards)
         large.terminated, large.truncated = s.terminated, s.truncated
-        torch.testing.assert_close(first.scaled(s), second.scaled(large))
+        small, scaled = observed_and_scaled(first, s), observed_and_scaled(second, large)
+        torch.testing.assert_close(small, scaled)
 
 
 def test_the_raw_rewards_stay():
     s = segment()
     before = copy.deepcopy(s)
-    RewardScale(GAMMA, ENVS).scaled(s)
+    observed_and_scaled(RewardScale(GAMMA, ENVS), s)
     for name, value in vars(before).items():
         assert torch.equal(getattr(s, name), value)
 
@@ -112,7 +120,8 @@ def test_the_raw_rewards_stay():
 def test_rewards_that_never_vary_stay_finite(reward):
     scale = RewardScale(0.0, ENVS)  # the sums are the rewards themselves
     for _ in range(3):
-        scaled = scale.scaled(segment(rewards=torch.full((STEPS, ENVS), reward)))
+        rollout = segment(rewards=torch.full((STEPS, ENVS), reward))
+        scaled = observed_and_scaled(scale, rollout)
     assert torch.isfinite(scaled).all()
     assert (scaled == 0).all() == (reward == 0)
 
@@ -120,27 +129,38 @@ def test_rewards_that_never_vary_stay_finite(reward):
 def test_far_from_zero_the_deviation_loses_nothing():
     rewards = 1e4 + torch.randn(STEPS, ENVS, generator=torch.Generator().manual_seed(0))
     scale = RewardScale(0.0, ENVS)
-    scale.scaled(segment(rewards=rewards))
+    scale.observe(segment(rewards=rewards))
     assert scale.deviation == pytest.approx(rewards.double().std(correction=0).item(), rel=1e-6)
 
 
 def test_a_restored_scale_goes_on_the_same():
     scale, other = RewardScale(GAMMA, ENVS), RewardScale(GAMMA, ENVS)
     for seed in range(3):
-        scale.scaled(segment(seed))
+        scale.observe(segment(seed))
     state = copy.deepcopy(scale.state_dict())
     other.load_state_dict(state)
     for seed in range(3, 6):
-        assert torch.equal(other.scaled(segment(seed)), scale.scaled(segment(seed)))
+        found, expected = (observed_and_scaled(each, segment(seed)) for each in (other, scale))
+        assert torch.equal(found, expected)
     assert_same(other.state_dict(), scale.state_dict())
+
+
+def test_rewards_are_scaled_without_being_observed():
+    """As replayed ones are, by the scale of now."""
+    scale = RewardScale(GAMMA, ENVS)
+    scale.observe(segment())
+    before = copy.deepcopy(scale.state_dict())
+    replayed = segment(1).rewards
+    torch.testing.assert_close(scale.scaled(replayed), replayed / scale.deviation)
+    assert_same(scale.state_dict(), before)
 
 
 def test_a_state_stays_as_it_was_taken():
     scale = RewardScale(GAMMA, ENVS)
-    scale.scaled(segment())
+    scale.observe(segment())
     state = scale.state_dict()
     before = copy.deepcopy(state)
-    scale.scaled(segment(1))
+    scale.observe(segment(1))
     assert_same(state, before)
 
 
@@ -154,4 +174,4 @@ def test_sums_that_do_not_vary_blow_nothing_up():
     ones = torch.ones(1, 2)
     no = torch.zeros(1, 2, dtype=torch.bool)
     rollout = SimpleNamespace(rewards=ones, terminated=no, truncated=no)
-    assert scale.scaled(rollout).tolist() == [[10.0, 10.0]]
+    assert observed_and_scaled(scale, rollout).tolist() == [[10.0, 10.0]]

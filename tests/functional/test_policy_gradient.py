@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from rlrun.functional.distributions.probabilities import entropy, entropy_gradient
+from rlrun.functional.distributions import Probabilities
 from rlrun.functional.importance import correction_weight, importance_ratio
 from rlrun.functional.policy_gradient import acer_gradient, acer_losses
+
+PROBABILITIES = Probabilities()
 
 
 def random_batch(seed=0, n=6, actions=4):
@@ -60,9 +62,9 @@ def test_gradient_is_that_of_the_losses(c):
         * (batch["q_ret"] - batch["values"])
     )
     correction = -(log_probs * weight * (batch["q"] - batch["values"].unsqueeze(-1))).sum(-1)
-    bonus = 0.3 * entropy(probs)
+    bonus = 0.3 * PROBABILITIES.entropy(probs)
     (gradient,) = torch.autograd.grad((bonus - truncated - correction).sum(), probs)
-    expected = acer_gradient(**detached, c=c) + 0.3 * entropy_gradient(batch["probs"])
+    expected = acer_gradient(**detached, c=c) + 0.3 * PROBABILITIES.entropy_gradient(batch["probs"])
     torch.testing.assert_close(gradient, expected)
     logged = acer_losses(**detached, c=c)
     torch.testing.assert_close(logged, (truncated.detach(), correction.detach()))
@@ -109,7 +111,7 @@ def test_entropy_raises_entropy_when_nothing_else_matters():
             torch.zeros_like(probs),
             nothing,
             10.0,
-        ) + 0.01 * entropy_gradient(probs)
+        ) + 0.01 * PROBABILITIES.entropy_gradient(probs)
     probs.backward(-g)
     moved = (logits - 0.1 * logits.grad).softmax(-1)
-    assert entropy(moved) > entropy(probs)
+    assert PROBABILITIES.entropy(moved) > PROBABILITIES.entropy(probs)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlrun.functional.distributions.probabilities import kl_gradient
+from rlrun.functional.distributions import Probabilities
 from rlrun.functional.trust_region import kl_step_scale, project_gradient, projection_size
 
 
@@ -15,7 +15,7 @@ def rows(*values):
 
 def test_golden_numbers():
     f, f_a, g = rows([0.1, 0.6, 0.3]), rows([0.3, 0.5, 0.2]), rows([-20.0, 0.0, 0.0])
-    k = kl_gradient(f_a, f)
+    k = Probabilities().kl_gradient(f_a, f)
     torch.testing.assert_close(k, rows([-3.0, -0.8333333, -0.6666667]), atol=1e-4, rtol=0)
     adjustment = projection_size(g, k, 1.0)
     torch.testing.assert_close(adjustment, rows(5.8191781), atol=1e-3, rtol=0)
@@ -30,7 +30,7 @@ def test_golden_numbers():
 def random_problem(n=200, actions=5):
     generator = torch.Generator().manual_seed(0)
     f, f_a, g = torch.randn(3, n, actions, generator=generator, dtype=torch.float64)
-    return 5.0 * g, kl_gradient(f_a.softmax(-1), f.softmax(-1)), 1.0
+    return 5.0 * g, Probabilities().kl_gradient(f_a.softmax(-1), f.softmax(-1)), 1.0
 
 
 def test_feasible_gradients_stay_and_others_land_on_the_boundary():
@@ -66,7 +66,7 @@ def test_no_feasible_point_is_nearer():
 def test_equal_policies_still_constrain_the_sum_of_the_gradient():
     """With f_a = f the gradient of the KL is -1 everywhere, so k . g = -sum g."""
     f = torch.full((1, 4), 0.25, dtype=torch.float64)
-    k = kl_gradient(f, f)
+    k = Probabilities().kl_gradient(f, f)
     torch.testing.assert_close(k, -torch.ones(1, 4, dtype=torch.float64), atol=1e-5, rtol=0)
     z = project_gradient(rows([-3.0, -1.0, 0.0, 1.0]), k, 1.0)
     torch.testing.assert_close(z, rows([-2.5, -0.5, 0.5, 1.5]), atol=1e-4, rtol=0)

@@ -361,13 +361,15 @@ def test_frozen_convolutions_may_be_of_any_kind():
 
 
 def test_parameters_without_factors_must_be_named():
-    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    with pytest.raises(ValueError, match=r"1\.weight, 1\.bias"):
+    model = nn.Sequential(nn.Linear(2, 2), nn.GroupNorm(1, 2))
+    with pytest.raises(ValueError, match=r"Linear, Conv2d or LayerNorm .*: 1\.weight, 1\.bias"):
         KFAC(model)
     with pytest.raises(ValueError, match=r"1\.weight, 1\.bias; it names 1\.bias"):
         KFAC(model, fisher={"1.bias": 1.0})
     with pytest.raises(ValueError, match=r"there are none; it names 0\.bias"):
         KFAC(nn.Sequential(nn.Linear(2, 2)), fisher={"0.bias": 1.0})
+    with pytest.raises(ValueError, match=r"there are none; it names 0\.bias"):
+        KFAC(nn.Sequential(nn.LayerNorm(2)), fisher={"0.bias": 1.0})
     KFAC(model, fisher={"1.weight": 1.0, "1.bias": 1.0})
 
 

@@ -16,10 +16,13 @@ from rlrun.build import assemble
 from rlrun.config import compose
 from rlrun.data.rollout import Rollout
 from rlrun.evaluation import play_episodes
+from rlrun.policies.base import Head
+from rlrun.policies.layers import ImageFeatures, VectorFeatures, features_of
 from rlrun.policies.mlp import MlpPolicy
-from rlrun.policies.moments import Normalized, RunningMoments
+from rlrun.policies.moments import Normalized, RunningMoments, normalize
 from rlrun.run.rng import generator
-from rlrun.schema import UserError
+from rlrun.schema import UserError, completed
+from rlrun.spaces import pack
 
 SIZE = 3
 
@@ -121,7 +124,7 @@ def assert_equal_states(a, b):
 
 
 def policy_of(space, heads=None, normalize=True, **settings):
-    heads = heads or {"policy": 2, "value": 1}
+    heads = heads or {"policy": Head(2), "value": Head(1)}
     policy = MlpPolicy(space, heads, generator(0, "init"), **settings)
     if normalize:
         policy.features = Normalized(policy.features, math.prod(space.shape))
@@ -137,8 +140,8 @@ def test_a_network_reads_normalised_observations():
     expected = observed(rows).normalized(rows)
     assert torch.equal(scaled.features(rows), expected)
     assert torch.equal(plain.features(rows), rows)
-    for a, b in zip(scaled(scaled.features(rows)), plain(expected), strict=True):
-        assert torch.equal(a, b)
+    for head in ("policy", "value"):
+        assert torch.equal(scaled.head(head, scaled.features(rows)), plain.head(head, expected))
 
 
 def test_observations_of_more_dimensions_are_scaled_number_by_number():
@@ -158,6 +161,113 @@ def test_classes_and_pictures_are_refused(env):
         assemble(config)
 
 
+SPACE = spaces.Dict(
+    {
+        "bits": spaces.MultiBinary(2),
+        "camera": spaces.Box(0, 255, (8, 9), np.uint8),
+        "class": spaces.Discrete(3),
+        "doubles": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
+        "inner": spaces.Tuple(
+            [spaces.Box(-99, 99, (2,), np.int64), spaces.Box(0, 1, (2,), np.bool_)]
+        ),
+    }
+)
+
+
+def packed(n, seed=0):
+    """Rows of `SPACE` as the system shows them, and the numbers in them."""
+    rng = np.random.default_rng(seed)
+    doubles = rng.normal(5.0, 30.0, (n, 2, 2))
+    integers = rng.integers(-99, 99, (n, 2))
+    rows = {
+        "bits": rng.integers(0, 2, (n, 2)),
+        "camera": rng.integers(0, 256, (n, 8, 9)),
+        "class": rng.integers(0, 3, n),
+        "doubles": doubles,
+        "inner": (integers, rng.integers(0, 2, (n, 2))),
+    }
+    numbers = torch.from_numpy(doubles).flatten(1), torch.from_numpy(integers)
+    return torch.from_numpy(pack(SPACE, rows)), numbers
+
+
+def test_every_vector_of_a_dict_is_scaled_by_moments_of_its_own():
+    features, plain = (features_of(SPACE, pictures=True) for _ in range(2))
+    assert normalize(features, SPACE) is features
+    kinds = [type(part) for part in features.parts]
+    others = [VectorFeatures, ImageFeatures, VectorFeatures]
+    assert kinds == [*others, Normalized, Normalized, VectorFeatures]
+    batches = [packed(20, seed) for seed in range(3)]
+    for rows, _ in batches:
+        features.observe(rows)
+    for i, part in ((0, features.parts[3]), (1, features.parts[4])):
+        moments_of = torch.cat([numbers[i] for _, numbers in batches]).float()
+        assert_moments_of_any(part.moments, moments_of)
+    rows, numbers = packed(7, seed=9)
+    shown, expected = features.split(features(rows)), plain.split(plain(rows))
+    for i in (0, 1, 2, 5):
+        assert torch.equal(shown[i], expected[i])
+    for i, j in ((3, 0), (4, 1)):
+        moments = features.parts[i].moments
+        assert torch.equal(shown[i], moments.normalized(numbers[j].float()))
+    assert features.shapes == plain.shapes
+
+
+def assert_moments_of_any(moments, rows):
+    assert moments.count == len(rows)
+    torch.testing.assert_close(moments.mean, rows.mean(0))
+    torch.testing.assert_close(moments.variance, rows.var(0, correction=0), rtol=1e-4, atol=0)
+
+
+def test_a_policy_shows_its_observations_to_the_entries():
+    policy = MlpPolicy(SPACE, {"value": Head(1)}, generator(0, "init"))
+    rows, _ = packed(20)
+    policy.observe(rows)  # nothing to learn from it
+    policy.features = normalize(policy.features, SPACE)
+    policy.observe(rows)
+    counts = [part.moments.count for part in policy.features.parts if isinstance(part, Normalized)]
+    assert counts == [20] * 3  # without convolutions, the camera is a vector like any other
+    saved = [name for name in policy.state_dict() if "moments" in name]
+    assert len(saved) == 9
+
+
+class OwnFeatures(torch.nn.Module):
+    def forward(self, observations):
+        return observations[:, :2] ** 2
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
+def test_vectors_of_other_features_are_wrapped_whole(dtype):
+    space = spaces.Box(0, 200, (4,), dtype)
+    for features, size in ((OwnFeatures(), 2), (features_of(space, False), 4)):
+        wrapped = normalize(features, space)
+        assert isinstance(wrapped, Normalized)
+        assert wrapped.features is features
+        assert wrapped.moments.mean.shape == (size,)
+
+
+@pytest.mark.parametrize(
+    ("space", "pictures", "says"),
+    [
+        (spaces.Discrete(3), False, r"not for Discrete\(3\)"),
+        (spaces.MultiBinary(3), False, "not for MultiBinary"),
+        (spaces.MultiDiscrete([3]), False, "not for MultiDiscrete"),
+        (spaces.Box(0, 1, (3,), np.bool_), False, "not for Box"),
+        (spaces.Box(0, 255, (8, 8), np.uint8), True, "not for pictures"),
+        (spaces.Dict(a=spaces.Discrete(3), b=spaces.MultiBinary(2)), False, r"\(a, b\)"),
+        (spaces.Tuple([spaces.Box(0, 255, (8, 8), np.uint8)]), True, r"\(0\)"),
+        (spaces.Tuple([spaces.Box(0, 1, (3,), np.bool_)]), False, r"\(0\)"),
+    ],
+)
+def test_where_there_is_nothing_to_scale_it_is_said(space, pictures, says):
+    with pytest.raises(UserError, match=r"env\.normalize_observations: only for.*" + says):
+        normalize(features_of(space, pictures), space)
+
+
+def test_features_of_ones_own_for_entries_are_refused():
+    with pytest.raises(UserError, match="not for Dict"):
+        normalize(OwnFeatures(), SPACE)
+
+
 def learner(kind):
     space = spaces.Box(-np.inf, np.inf, (SIZE,))
     envs = SimpleNamespace(
@@ -166,23 +276,25 @@ def learner(kind):
     settings = {"n_steps": 4} | (
         {"replay_start": 0, "replay_ratio": 3.0, "buffer_size": 40} if kind is ACER else {}
     )
-    policy = policy_of(space, kind.heads(envs.action_space), hidden=[4])
+    heads = kind.heads(envs.action_space, completed(kind, settings))
+    policy = policy_of(space, heads, hidden=[4])
     return kind(policy, envs, generator(0, "replay"), **settings), policy
 
 
 def segment(algorithm, seed):
     g = torch.Generator().manual_seed(seed)
     observations = rows_of(5 * 2, seed).view(5, 2, SIZE)
-    actions, behaviour = algorithm.act(observations[:-1].flatten(0, 1), g)
     no = torch.zeros(4, 2, dtype=torch.bool)
+    acted = algorithm.act(observations[:-1].flatten(0, 1), no.flatten(), torch.empty(8, 0), g)
     return Rollout(
         observations=observations,
-        actions=actions.view(4, 2),
+        actions=acted.actions.view(4, 2),
         rewards=torch.randn(4, 2, generator=g),
-        behaviour=behaviour.view(4, 2, -1),
+        behaviour=acted.statistics.view(4, 2, -1),
         terminated=no,
         truncated=no,
         reset=torch.zeros(5, 2, dtype=torch.bool),
+        state=torch.empty(2, 0),
         final_observations=torch.empty(0, SIZE),
         final_index=torch.empty(0, 2, dtype=torch.int64),
     )
@@ -214,7 +326,7 @@ def test_acting_and_evaluation_leave_the_moments_as_they_are(algo):
     )
     parts = assemble(config)
     parts.collector.reset()
-    network = parts.algorithm.policy if algo == "acer" else parts.algorithm.network.policy
+    network = (parts.algorithm.actor if algo == "acer" else parts.algorithm.network).policy
     moments = network.features.moments
     for _ in range(3):
         rollout, _ = parts.collector.collect(parts.algorithm.act)
@@ -239,5 +351,6 @@ def test_the_moments_are_part_of_the_state_of_an_algorithm(kind):
     other.load_state_dict(copy.deepcopy(algorithm.state_dict()))
     assert_equal_states(again.features.state_dict(), policy.features.state_dict())
     observations = rows_of(6, seed=9)
-    first, second = (each.act(observations, torch.Generator())[1] for each in (algorithm, other))
-    assert torch.equal(first, second)
+    reset, state = torch.zeros(6, dtype=torch.bool), torch.empty(6, 0)
+    first, second = (each.act(observations, reset, state, None) for each in (algorithm, other))
+    assert torch.equal(first.statistics, second.statistics)

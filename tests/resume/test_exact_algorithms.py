@@ -201,6 +201,6 @@ def test_a_factor_that_cannot_be_decomposed_is_named(command, tmp_path, monkeypa
     monkeypatch.setattr("rlrun.functional.kronecker.eigenbasis", broken)
     folder, _ = train(command, tmp_path, *ACKTR_, code=3)
     told = json.loads((folder / "diagnostic.json").read_text())
-    assert "policy.towers.policy.0: A" in told["reason"]
-    assert told["details"]["factor"] == "policy.towers.policy.0: A"
+    assert "policy.heads.policy.0: A" in told["reason"]
+    assert told["details"]["factor"] == "policy.heads.policy.0: A"
     assert told["details"]["size"] == 5

@@ -8,6 +8,7 @@ import torch
 
 from rlrun.envs import Episode
 from rlrun.envs.vector import Step
+from rlrun.policies.actor import Acted
 from rlrun.run.evaluate import Evaluation, evaluate_policy
 from rlrun.run.signals import StopRequest
 
@@ -45,18 +46,25 @@ class ScriptedEnvs:
 
 
 class Policy:
-    """Greedy actions are made of the observation; drawn ones of the generator, from 1000 on."""
+    """Greedy actions are made of the observation; drawn ones of the generator, from 1000 on.
+
+    The recurrent state counts the steps of the episode.
+    """
+
+    state_size = 1
 
     def __init__(self):
-        self.generators = []
+        self.generators, self.resets, self.states = [], [], []
 
-    def act_greedily(self, observations):
-        return (observations[:, 0] + 10 * observations[:, 1]).long()
-
-    def act(self, observations, rng):
-        self.generators.append(rng)
-        drawn = torch.randint(1000, 9999, (len(observations),), generator=rng)
-        return drawn + self.act_greedily(observations), torch.empty(len(observations), 2)
+    def act(self, observations, reset, state, rng):
+        self.resets.append(reset.tolist())
+        self.states.append(state.flatten().tolist())
+        state = state * ~reset.unsqueeze(-1) + 1
+        actions = (observations[:, 0] + 10 * observations[:, 1]).long()
+        if rng is not None:
+            self.generators.append(rng)
+            actions += torch.randint(1000, 9999, (len(observations),), generator=rng)
+        return Acted(actions, torch.empty(len(observations), 2), state)
 
 
 def generator():
@@ -101,6 +109,17 @@ def test_drawn_actions_come_from_the_given_generator():
     assert envs.taken == [[a + 10 * t, b + 10 * t + 1] for t, (a, b) in enumerate(draws)]
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_policy_is_told_of_resets_and_gets_its_state_back(deterministic):
+    envs, policy = ScriptedEnvs((2, 3)), Policy()
+    evaluate(envs, 4, deterministic, policy)
+    over = [[t % length == 0 for length in (2, 3)] for t in range(6)]
+    assert policy.resets == over
+    # It is for the policy to begin anew: it gets the state of the episode that has ended.
+    expected = [[(t - 1) % length + 1 if t else 0 for length in (2, 3)] for t in range(6)]
+    assert policy.states == expected
+
+
 @pytest.mark.parametrize("after", [0, 2])
 def test_a_stop_ends_it_at_once_and_without_a_result(after):
     stop = StopRequest()
@@ -135,7 +154,7 @@ def test_environments_are_closed_when_they_fail():
 
 def test_environments_are_closed_when_the_policy_fails():
     class Broken(Policy):
-        def act_greedily(self, observations):
+        def act(self, observations, reset, state, rng):
             raise RuntimeError("injected")
 
     envs = ScriptedEnvs((1, 1))

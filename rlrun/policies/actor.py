@@ -1,0 +1,125 @@
+"""Who acts: a network, and the distribution of the actions that its output stands for."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rlrun.functional.distributions import (
+    Categorical,
+    Distribution,
+    Factored,
+    Gaussian,
+    Probabilities,
+)
+from rlrun.policies.base import Policy, Segment
+from rlrun.schema import UserError
+
+
+class Acted(NamedTuple):
+    """What one step of `B` environments takes, on the CPU."""
+
+    actions: Tensor
+    """`[B]` int64 for Discrete, `[B, J]` int64 for several factors, `[B, D]` for Box."""
+    statistics: Tensor
+    """`[B, P]`, of the distributions that they were drawn from."""
+    state: Tensor
+    """`[B, S]`, the recurrent state after this step."""
+
+
+def factors(space: spaces.Space[Any]) -> tuple[int, ...]:
+    """Numbers of choices of all factors of a discrete space; one factor for Discrete.
+
+    Raises:
+        UserError: the space is none of these, nor a Box of floats, which has no factors.
+    """
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(space.nvec.flatten().tolist())
+    if isinstance(space, spaces.MultiBinary):
+        return (2,) * math.prod(space.shape)
+    if isinstance(space, spaces.Box) and space.dtype in ("float32", "float64"):
+        return ()
+    raise UserError(
+        f"env: rlrun acts in Discrete, MultiDiscrete and MultiBinary spaces and in Box spaces of "
+        f"floats, not in {space}. Wrap the environment with an ActionWrapper of Gymnasium."
+    )
+
+
+def distribution_of(
+    space: spaces.Space[Any], base: Categorical | Probabilities
+) -> tuple[Distribution, int]:
+    """The distribution of actions in a space, and the width of the output that tells it.
+
+    Args:
+        space: of the actions.
+        base: of one factor, if they are discrete.
+
+    Raises:
+        UserError: nothing can act in this space.
+    """
+    sizes = factors(space)
+    if not sizes:
+        return Gaussian(), math.prod(space.shape or ())
+    if isinstance(space, spaces.Discrete):
+        return base, sizes[0]
+    return Factored(base, sizes), sum(sizes)
+
+
+class Actor(nn.Module):
+    """Acts by the head `policy` of a network; the deviations of a Gaussian are no state's own.
+
+    Args:
+        policy: network with a head `policy`.
+        distribution: of the actions.
+        outputs: width of that head, logits or means.
+        log_std_init: where the logarithm of the Gaussian's standard deviation starts.
+    """
+
+    def __init__(
+        self, policy: Policy, distribution: Distribution, outputs: int, log_std_init: float
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.distribution = distribution
+        self.log_std: nn.Parameter | None = None
+        self.n_statistics = outputs
+        if isinstance(distribution, Gaussian):
+            log_std = torch.full((outputs,), log_std_init, device=self.device)
+            self.log_std = nn.Parameter(log_std)
+            self.n_statistics = 2 * outputs
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.policy.parameters()).device
+
+    def statistics(self, latents: Tensor) -> Tensor:
+        """Of the distribution of actions, `[..., L]` -> `[..., P]`."""
+        return self.distribution.statistics(self.policy.head("policy", latents), self.log_std)
+
+    @torch.no_grad()
+    def act(
+        self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
+    ) -> Acted:
+        """One step of `B` environments.
+
+        Args:
+            observations: `[B, ...]`.
+            reset: `[B]` bool, whether they are the first of an episode.
+            state: `[B, S]`, the recurrent state after the step before.
+            rng: draws the actions; None for the most probable ones.
+        """
+        device = self.device
+        segment = Segment.step(state.to(device), reset.to(device))
+        features = self.policy.features(observations.to(device))
+        latents, state = self.policy.encode(features, segment)
+        statistics = self.statistics(latents).cpu()
+        if rng is None:
+            actions = self.distribution.mode(statistics)
+        else:
+            actions = self.distribution.sample(statistics, rng)
+        return Acted(actions, statistics, state.cpu())

@@ -1,0 +1,47 @@
+"""Heads: a tower of fully connected layers for each output of a policy."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from rlrun.policies.base import Head
+from rlrun.policies.layers import linear
+
+Activation = Literal["tanh", "relu", "elu"]
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
+INTERACTION = [64]  # hidden layers where a head without any has to combine latents with inputs
+
+
+def dense(
+    widths: Sequence[int], activation: Activation, layer_norm: bool, generator: torch.Generator
+) -> list[nn.Module]:
+    """Hidden layers of the given widths, that of the input first, each with its activation."""
+    layers: list[nn.Module] = []
+    for inputs, width in itertools.pairwise(widths):
+        layers.append(linear(inputs, width, math.sqrt(2), generator))
+        if layer_norm:
+            layers.append(nn.LayerNorm(width))
+        layers.append(ACTIVATIONS[activation]())
+    return layers
+
+
+def make_heads(
+    latents: int,
+    heads: Mapping[str, Head],
+    hidden: Sequence[int],
+    activation: Activation,
+    layer_norm: bool,
+    generator: torch.Generator,
+) -> nn.ModuleDict:
+    """One tower per head: hidden layers of its own, then a linear one with a gain of 0.01."""
+    towers = {}
+    for name, head in heads.items():
+        inner = hidden or (INTERACTION if head.inputs else [])
+        widths = [latents + head.inputs, *inner]
+        layers = dense(widths, activation, layer_norm, generator)
+        towers[name] = nn.Sequential(*layers, linear(widths[-1], head.outputs, 0.01, generator))
+    return nn.ModuleDict(towers)
