@@ -208,8 +208,10 @@ class Sampled:
 
         with torch.no_grad():
             log_probs = distribution.log_prob(f, actions)
-            rho = density_ratio(log_probs, distribution.log_prob(behaviour, actions))
-            q_ret = _retrace(batch, q, values, rho.pow(self.root), self.gamma)
+            log_behaviour = distribution.log_prob(behaviour, actions)
+            rho = density_ratio(log_probs, log_behaviour)
+            traces = density_ratio(log_probs, log_behaviour, self.root)
+            q_ret = _retrace(batch, q, values, traces, self.gamma)
             returns = q_ret
             if self.q_opc:
                 returns = _retrace(batch, q, values, torch.ones_like(rho), self.gamma)
@@ -259,7 +261,7 @@ class Sampled:
 
 
 def _retrace(batch: Rollout, q: Tensor, values: Tensor, rho: Tensor, gamma: float) -> Tensor:
-    """Retrace targets, `[T * B]`; `values` are those of all rows."""
+    """Retrace targets `[T * B]` with traces `min(1, rho)`; `values` are those of all rows."""
     shape = batch.rewards.shape
     step_values, final_values = segments.by_step(batch, values)
     return retrace(

@@ -19,9 +19,15 @@ def importance_ratio(probs: Tensor, behaviour: Tensor) -> Tensor:
     return probs / (behaviour + EPSILON)
 
 
-def density_ratio(log_prob: Tensor, log_behaviour: Tensor) -> Tensor:
-    """`rho(a) = pi(a) / mu(a)` from the logarithms, `[...]`, in [exp(-20), exp(20)]."""
-    return (log_prob - log_behaviour).clamp(-LOG_BOUND, LOG_BOUND).exp()
+def density_ratio(log_prob: Tensor, log_behaviour: Tensor, power: float = 1.0) -> Tensor:
+    """`rho(a)^power = (pi(a) / mu(a))^power` from the logarithms, in [exp(-20), exp(20)].
+
+    Args:
+        log_prob: `[...]`, of the action under the current policy.
+        log_behaviour: `[...]`, under the policy that chose it.
+        power: `1 / d` for the traces of Retrace with `d`-dimensional actions.
+    """
+    return (power * (log_prob - log_behaviour)).clamp(-LOG_BOUND, LOG_BOUND).exp()
 
 
 def correction_share(rho: Tensor, c: float) -> Tensor:

@@ -28,11 +28,17 @@ class LstmCell(nn.Module):
         inputs: width of `x`.
         size: width `H` of cell and hidden output.
         layer_norm: see above.
-        generator: source of the initial weights: orthogonal, for `x` and `h` apart; biases are 0.
+        forget_bias: where the bias of `f` starts; all others start at 0.
+        generator: source of the initial weights: orthogonal, for `x` and `h` apart.
     """
 
     def __init__(
-        self, inputs: int, size: int, layer_norm: bool, generator: torch.Generator
+        self,
+        inputs: int,
+        size: int,
+        layer_norm: bool,
+        forget_bias: float,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.layer_norm = layer_norm
@@ -44,8 +50,12 @@ class LstmCell(nn.Module):
             self.norm_input = nn.LayerNorm(4 * size)
             self.norm_hidden = nn.LayerNorm(4 * size, bias=False)
             self.norm_cell = nn.LayerNorm(size)
+            bias = self.norm_input.bias
         else:
             self.gates = _linear(torch.cat([x, h], 1), bias=True)
+            bias = self.gates.bias
+        with torch.no_grad():
+            bias[size : 2 * size] = forget_bias
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Input `[B, inputs]` and state `[B, 2 H]`, first the cell, then `h`, to the next state."""
@@ -80,6 +90,8 @@ class LstmPolicy(Policy):
         generator: source of the initial weights.
         lstm_size: width of the LSTM.
         layer_norm: normalise inside the LSTM and before each activation of the layers below.
+        forget_bias: where the bias of the forget gate starts: the higher, the longer the memory at
+            first (Gers et al. 2000; Jozefowicz et al. 2015).
         before: width of each fully connected layer between vectors and LSTM.
         after: width of each layer between the LSTM and the heads, shared by them.
         towers: width of each layer that a head has for itself.
@@ -99,6 +111,7 @@ class LstmPolicy(Policy):
         *,
         lstm_size: PositiveInt = 256,
         layer_norm: bool = False,
+        forget_bias: float = 1.0,
         before: list[PositiveInt] = [64, 64],  # noqa: B006 - read only
         after: list[PositiveInt] = [],  # noqa: B006 - read only
         towers: list[PositiveInt] = [],  # noqa: B006 - read only
@@ -117,7 +130,7 @@ class LstmPolicy(Policy):
             self.encoder = nn.Sequential(*dense(widths, activation, layer_norm, generator))
             inputs = widths[-1]
         self.state_size = 2 * lstm_size
-        self.cell = LstmCell(inputs, lstm_size, layer_norm, generator)
+        self.cell = LstmCell(inputs, lstm_size, layer_norm, forget_bias, generator)
         widths = [lstm_size, *after]
         self.after = nn.Sequential(*dense(widths, activation, layer_norm, generator))
         self.heads = make_heads(widths[-1], heads, towers, activation, layer_norm, generator)

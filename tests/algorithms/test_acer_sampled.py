@@ -469,9 +469,9 @@ def test_who_learns_from_what(space):
 
 @BOX_AND_FACTORS
 def test_metrics_by_hand(space):
-    algorithm = make(space, correction_term=1.2, ent_coef=0.3, q_coef=0.7, delta=0.05)
+    algorithm = make(space, correction_term=0.5, ent_coef=0.3, q_coef=0.7, delta=0.05)
     batch = segment(algorithm)
-    hand = ByHand(algorithm, space, batch, 3, 1.2)
+    hand = ByHand(algorithm, space, batch, 3, 0.5)
     z = hand.projected(0.3, 0.05)
     algorithm.rng.manual_seed(3)
     metrics = algorithm.update(batch, 0.0, log=True)
@@ -480,6 +480,7 @@ def test_metrics_by_hand(space):
     entropy = sum(oracle(space, phi)[1] for phi in hand.phi) / n
     pairs = zip(hand.average, hand.phi, strict=True)
     q_errors = doubles(hand.q_ret) - doubles(hand.q)
+    assert any(0.5 < rho < 1.0 for rho in hand.rho)
     expected = {
         "loss/truncated": -sum(t for t, _ in terms) / n,
         "loss/bias_correction": -sum(c for _, c in terms) / n,
@@ -488,7 +489,7 @@ def test_metrics_by_hand(space):
         "policy/value": sum(hand.v) / n,
         "policy/advantage": (doubles(hand.returns) - doubles(hand.v)).mean(),
         "importance/mean": sum(hand.rho) / n,
-        "importance/truncated_share": sum(rho > 1.2 for rho in hand.rho) / n,
+        "importance/truncated_share": sum(rho > 0.5 for rho in hand.rho) / n,
         "trust_region/kl": sum(divergence(space, a, phi) for a, phi in pairs) / n,
         "trust_region/active_share": hand.active / n,
         "trust_region/norm_z": z.norm(dim=-1).mean(),

@@ -53,8 +53,8 @@ def close(found, expected):
 # The cell.
 
 
-def cell_of(inputs=3, size=SIZE, layer_norm=False):
-    return LstmCell(inputs, size, layer_norm, rng_of(0))
+def cell_of(inputs=3, size=SIZE, layer_norm=False, forget_bias=0.5):
+    return LstmCell(inputs, size, layer_norm, forget_bias, rng_of(0))
 
 
 def test_it_is_the_cell_of_torch():
@@ -126,8 +126,23 @@ def test_the_parts_of_the_initial_weight_are_orthogonal_each_by_itself(inputs, l
     for part in parts:
         product = part.T @ part if part.shape[1] <= len(part) else part @ part.T
         torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
+    forgetting = torch.zeros(4 * SIZE)
+    forgetting[SIZE : 2 * SIZE] = 0.5
     for name, p in cell.named_parameters():
-        assert not name.endswith("bias") or not p.any()
+        if name in ("gates.bias", "norm_input.bias"):
+            assert torch.equal(p, forgetting)
+        else:
+            assert not name.endswith("bias") or not p.any()
+
+
+@NORMS
+def test_a_high_forget_bias_keeps_the_cell(layer_norm):
+    cell = cell_of(layer_norm=layer_norm, forget_bias=20.0)
+    cell.get_parameter("norm_input.weight" if layer_norm else "gates.weight").data.mul_(0.0)
+    if layer_norm:
+        cell.norm_hidden.weight.data.mul_(0.0)
+    state = torch.randn(2, 2 * SIZE, generator=rng_of(1))
+    torch.testing.assert_close(cell(torch.zeros(2, 3), state)[:, :SIZE], state[:, :SIZE])
 
 
 def test_the_generator_alone_decides_the_initial_weights():
