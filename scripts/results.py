@@ -119,29 +119,65 @@ EXPERIMENTS["acktr-Hopper-v5-1000k"] = Experiment(
     "Hopper-v5, ACKTR, 1 000 000 steps", "algo=acktr env=Hopper-v5", 3, 1000
 )
 # Parts of continuous ACER left out one by one.
-for _part in ("q_opc", "sdn", "trust_region", "trace_root"):
-    EXPERIMENTS[f"acer-pendulum-no-{_part}"] = Experiment(
-        f"Pendulum-v1, ACER without {_part}",
-        f"algo=acer env=Pendulum-v1 algo.{_part}=false",
-        3,
-        -300,
-    )
+for _env, _words in (("Pendulum-v1", ""), ("Hopper-v5", " total_timesteps=300000")):
+    for _part in ("", "q_opc", "sdn", "trust_region", "trace_root"):
+        EXPERIMENTS[f"acer-{_env}-without-{_part or 'nothing'}"] = Experiment(
+            f"{_env}, ACER without {_part or 'nothing'}",
+            f"algo=acer env={_env}{_words}" + (f" algo.{_part}=false" if _part else ""),
+            3,
+            -300 if _env == "Pendulum-v1" else 500,
+        )
+# Tasks of tests/tasks.py for what has to be remembered, and for actions of several factors.
 _VECTOR = {
-    "acer": "algo=acer env.normalize_observations=true algo.learning_rate=3e-3 algo.ent_coef=0 "
-    "algo.replay_start=100",
+    "acer": "algo=acer algo.learning_rate=3e-3 algo.replay_start=100",
     "acktr": "algo=acktr experiment=acktr/vector",
     "a2c": "algo=a2c experiment=a2c/vector",
 }
-LSTM = "policy=lstm policy.lstm_size=64"
+_NO_VELOCITY = (
+    "env=tests.tasks:CartPoleNoVelocity-v0 env.n_envs=16 env.normalize_observations=true "
+    "algo.ent_coef=0 eval.episodes=100"
+)
+_RECALL = "env=tests.tasks:Recall-v0 env.n_envs=16 total_timesteps=300000 eval.episodes=100"
+_RECALL_SETTINGS = {
+    "acer": "algo.learning_rate=1e-3 algo.rprop_epsilon=1e-8 algo.ent_coef=0.001 "
+    "algo.replay_start=100",
+    "acktr": "experiment=acktr/vector env.normalize_observations=false",
+    "a2c": "algo.learning_rate=5e-3 algo.epsilon=1e-7 algo.alpha=0.95 algo.n_steps=20 "
+    "algo.max_grad_norm=null",
+}
+_FACTORS = "env.n_envs=16 env.normalize_observations=false algo.gamma=0 algo.ent_coef=0.01"
 for _algo, _settings in _VECTOR.items():
-    for _policy, _words in (("lstm", LSTM), ("mlp", "policy=mlp")):
+    for _policy in ("lstm", "mlp"):
+        _words = "policy=lstm policy.lstm_size=64" if _policy == "lstm" else "policy=mlp"
+        _steps = 300_000 if (_algo, _policy) == ("acer", "lstm") else 500_000
         EXPERIMENTS[f"{_algo}-no-velocity-{_policy}"] = Experiment(
             f"CartPole without velocities, {_algo.upper()}, {_policy}",
-            f"{_settings} {_words} env=tests.tasks:CartPoleNoVelocity-v0 env.n_envs=16 "
-            "total_timesteps=500000 eval.episodes=100",
+            f"{_settings} {_words} {_NO_VELOCITY} total_timesteps={_steps}",
             3,
             400,
         )
+    EXPERIMENTS[f"{_algo}-recall"] = Experiment(
+        f"Recall after 10 steps, {_algo.upper()}",
+        f"algo={_algo} {_RECALL} {_RECALL_SETTINGS[_algo]} policy=lstm policy.lstm_size=64 "
+        "policy.forget_bias=2",
+        3,
+        0.9,
+    )
+    for _task, _kwargs, _best in (
+        ("Bits", "n=3", 20),
+        ("Locks", "sizes=[4,4]", 20),
+        ("Bits", "n=6", 20),
+        ("Locks", "sizes=[3,4,5]", 20),
+    ):
+        for _joint in ("", " algo.joint_actions=0") if _algo == "acer" else ("",):
+            _how = " by sampling" if _joint else ""
+            EXPERIMENTS[f"{_algo}-{_task}-{_kwargs}{_how}".lower().replace(" ", "-")] = Experiment(
+                f"{_task} {_kwargs}, {_algo.upper()}{_how}",
+                f"{_settings} env=tests.tasks:{_task}-v0 env.kwargs.{_kwargs} {_FACTORS}{_joint} "
+                "total_timesteps=200000 eval.episodes=100",
+                3,
+                0.9 * _best,
+            )
 
 
 def main() -> None:

@@ -293,7 +293,7 @@ def test_evaluation_by_checkpoint(command, tmp_path):
         (["threads=100000"], "threads"),
         (["env=PongNoFrameskip-v4", "policy=mlp"], "policy=cnn"),
         (["policy=cnn"], "policy=mlp"),
-        (["env=Pendulum-v1"], "Discrete"),
+        (["env=test_errors:Whole-v0"], "MultiBinary"),
     ],
 )
 def test_what_cannot_be_built_is_told_before_anything_is_written(command, tmp_path, words, told):
