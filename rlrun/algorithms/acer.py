@@ -271,6 +271,8 @@ class ACER:
             entropy, kl = distribution.entropy(f), distribution.kl(average, f)
             of = estimates, entropy, kl, adjustment, g, k, z
             stats = health(*of, self.correction_term, self.q_coef, self.ent_coef)
+            if self.actor.log_std is not None:
+                stats["policy/std"] = self.actor.log_std.exp().mean().item()
         if norms:
             stats["optim/grad_norm_policy"] = self._grad_norm(outputs[:1], pulls[:1])
             stats["optim/grad_norm_q"] = self._grad_norm(outputs[1:], pulls[1:])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from results import EXPERIMENTS
 
 
 def train(command, *words):
@@ -80,3 +81,39 @@ def test_acktr_catches_from_pictures(command, seed):
     words = ["algo=acktr", "env=tests.tasks:Catch-v0", "experiment=catch_acktr"]
     words += [f"--config-dir={folder}", "algo.damping_rule=factored", f"seed={seed}"]
     assert (train(command, *words)["eval"]["return_mean"] + 1) / 2 >= 0.9
+
+
+def published(command, name, *words):
+    """Train an experiment of scripts/results.py; its evaluation less what it should reach."""
+    experiment = EXPERIMENTS[name]
+    result = train(command, *experiment.overrides.split(), *words)
+    return result["eval"]["return_mean"] - experiment.threshold
+
+
+def test_acktr_finds_the_best_of_interacting_bits_within_seconds(command):
+    assert published(command, "acktr-bits-n=3", "total_timesteps=60000", "eval.episodes=10") >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["bits-n=3", "locks-sizes=[4,4]"])
+@pytest.mark.parametrize("algo", ["acer", "acer-by-sampling", "acktr"])
+def test_interacting_factors(command, algo, task):
+    name, _, how = algo.partition("-")
+    assert published(command, f"{name}-{task}" + (f"-{how}" if how else "")) >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["acer", "acktr", "a2c"])
+def test_a_memory_makes_up_for_missing_velocities(command, algo):
+    assert published(command, f"{algo}-no-velocity-lstm") >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["acer", "acktr", "a2c"])
+def test_a_cue_is_remembered(command, algo):
+    assert published(command, f"{algo}-recall") >= 0
+
+
+@pytest.mark.slow
+def test_acer_swings_up_the_pendulum(command):
+    assert published(command, "acer-Pendulum-v1") >= 0
