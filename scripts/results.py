@@ -149,6 +149,7 @@ _FACTORS = "env.n_envs=16 env.normalize_observations=false algo.gamma=0 algo.ent
 for _algo, _settings in _VECTOR.items():
     for _policy in ("lstm", "mlp"):
         _words = "policy=lstm policy.lstm_size=64" if _policy == "lstm" else "policy=mlp"
+        _words += " algo.gamma=0.98 algo.n_steps=8" if _algo == "a2c" else ""
         _steps = 300_000 if (_algo, _policy) == ("acer", "lstm") else 500_000
         EXPERIMENTS[f"{_algo}-no-velocity-{_policy}"] = Experiment(
             f"CartPole without velocities, {_algo.upper()}, {_policy}",

@@ -4,11 +4,12 @@ One iteration collects `n_steps` steps in every environment, learns from that se
 from a Poisson number of replayed ones, `replay_ratio` on average. Fresh and replayed segments
 go through the same update: Retrace targets train the critic, a truncated and bias-corrected
 policy gradient trains the actor, and a trust region keeps it close to a running average of
-itself. `acer_estimates` says how the targets and the gradient come about in discrete and in
-continuous spaces.
+itself. `acer_exact` and `acer_sampled` say how the targets and the gradient come about: by visiting
+all actions, or by sampling them.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
@@ -18,8 +19,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlrun.algorithms import segments
-from rlrun.algorithms.acer_estimates import estimator_of
+from rlrun.algorithms.acer_estimates import Estimator
+from rlrun.algorithms.acer_exact import Exact
 from rlrun.algorithms.acer_health import health, replay_health
+from rlrun.algorithms.acer_sampled import Sampled
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
@@ -28,7 +31,7 @@ from rlrun.functional import schedules
 from rlrun.functional.trust_region import project_gradient, projection_size
 from rlrun.optim.errors import require_finite
 from rlrun.optim.rmsprop import RMSprop
-from rlrun.policies.actor import Acted, Actor
+from rlrun.policies.actor import Acted, Actor, factors
 from rlrun.policies.base import Head, Policy
 from rlrun.schema import (
     Fraction,
@@ -38,16 +41,6 @@ from rlrun.schema import (
     PositiveInt,
     Range,
     UserError,
-)
-
-_OF_ESTIMATOR = (
-    "gamma",
-    "correction_term",
-    "joint_actions",
-    "sdn",
-    "sdn_samples",
-    "q_opc",
-    "trace_root",
 )
 
 
@@ -122,15 +115,11 @@ class ACER:
                 f"policy: the features of {type(policy).__name__} have parameters; they belong "
                 f"into its heads, since the running average of the policy shares the features"
             )
-        self.estimator = estimator_of(
-            envs.action_space,
-            gamma=gamma,
-            correction_term=correction_term,
-            joint_actions=joint_actions,
-            sdn=sdn,
-            sdn_samples=sdn_samples,
-            q_opc=q_opc,
-            trace_root=trace_root,
+        space = envs.action_space
+        self.estimator: Estimator = (
+            Exact(space, gamma, correction_term)
+            if _can_visit_all(space, joint_actions)
+            else Sampled(space, gamma, correction_term, sdn_samples, sdn, q_opc, trace_root)
         )
         distribution, outputs = self.estimator.distribution, self.estimator.outputs
         self.actor = Actor(policy, distribution, outputs, log_std_init)
@@ -153,7 +142,7 @@ class ACER:
                 n_statistics=self.n_statistics,
                 state_size=self.state_size,
                 observations=envs.observation_space,
-                actions=envs.action_space,
+                actions=space,
                 frame_stack=envs.frame_stack,
             )
         self.replay_start = replay_start // n_steps  # in segments
@@ -193,7 +182,8 @@ class ACER:
     @staticmethod
     def heads(action_space: spaces.Space[Any], values: Mapping[str, Any]) -> dict[str, Head]:
         """A policy, and what the critic needs for these actions."""
-        return estimator_of(action_space, **{name: values[name] for name in _OF_ESTIMATOR}).heads
+        exact = _can_visit_all(action_space, values["joint_actions"])
+        return (Exact if exact else Sampled).heads(action_space)
 
     def act(
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
@@ -320,3 +310,9 @@ class ACER:
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
         self.rng.set_state(state["rng"])
+
+
+def _can_visit_all(space: spaces.Space[Any], joint_actions: int) -> bool:
+    """Is it Discrete, or a product of factors with at most so many combinations?"""
+    sizes = factors(space)
+    return isinstance(space, spaces.Discrete) or 0 < math.prod(sizes or (0,)) <= joint_actions

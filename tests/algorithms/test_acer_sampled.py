@@ -14,7 +14,8 @@ from gymnasium import spaces
 from rlrun.algorithms import segments
 from rlrun.algorithms.a2c import A2C
 from rlrun.algorithms.acer import ACER
-from rlrun.algorithms.acer_estimates import Exact, Sampled
+from rlrun.algorithms.acer_exact import Exact
+from rlrun.algorithms.acer_sampled import Sampled
 from rlrun.algorithms.acktr import ACKTR
 from rlrun.data.rollout import Rollout
 from rlrun.functional.distributions import Factored, Gaussian, Joint, Probabilities
@@ -569,7 +570,7 @@ def test_one_sampled_factor_is_the_discrete_space_in_expectation(c, q_opc):
     a = policy.head("advantage", latents.expand(4, *latents.shape), every).squeeze(-1).T
     tied = policy.head("value", latents) + a - (f * a).sum(-1, keepdim=True)
     network = SimpleNamespace(head=lambda name, _: {"q": tied}[name])
-    exact = Exact((4,), single=True, gamma=GAMMA, c=c).estimates(network, latents, f, batch, None)
+    exact = Exact(spaces.Discrete(4), gamma=GAMMA, c=c).estimates(network, latents, f, batch, None)
 
     torch.testing.assert_close(found.rho, exact.rho.expand(copies), atol=0, rtol=1e-4)
     for name in ("values", "q_ret", "advantages"):  # no later state draws anything
