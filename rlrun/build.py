@@ -1,7 +1,8 @@
 """The composition root: from a checked config to the parts of a run."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ from rlrun.algorithms.base import Algorithm
 from rlrun.data.collector import Collector
 from rlrun.envs import VectorEnv, make_vec
 from rlrun.policies.base import Policy
+from rlrun.policies.layers import has_picture
 from rlrun.policies.moments import normalize
 from rlrun.run.rng import generator, stream_seed
 from rlrun.schema import UserError
-from rlrun.spaces import leaves
 
 
 @dataclass
@@ -43,20 +44,13 @@ def assemble(config: Mapping[str, Any]) -> Parts:
         settings = make_algorithm.keywords
         heads = make_algorithm.func.heads(envs.action_space, settings)  # type: ignore[attr-defined]
         make_policy = configs.instantiate(config["policy"], "policy")
-        policy: Policy = make_policy(envs.observation_space, heads, generator(seed, "init"))
-        if config["env"]["normalize_observations"]:
-            policy.features = normalize(policy.features, envs.observation_space)
         lr_schedule = configs.instantiate(config["lr_schedule"], "lr_schedule")
         rng = generator(seed, "replay")
-        try:
+        with enough_memory(envs):
+            policy: Policy = make_policy(envs.observation_space, heads, generator(seed, "init"))
+            if config["env"]["normalize_observations"]:
+                policy.features = normalize(policy.features, envs.observation_space)
             algorithm: Algorithm = make_algorithm(policy.to(device), envs, rng, lr_schedule)
-        except RuntimeError as error:
-            if "alloc" not in str(error):
-                raise
-            raise UserError(
-                "there is not enough memory for the algorithm: lower algo.buffer_size (steps per "
-                "environment) or env.n_envs"
-            ) from error
         clip = config["env"]["clip_rewards"]
         rng = generator(seed, "action")
         sizes = algorithm.n_steps, algorithm.n_statistics, algorithm.state_size
@@ -65,6 +59,21 @@ def assemble(config: Mapping[str, Any]) -> Parts:
         envs.close()
         raise
     return Parts(algorithm, collector, device)
+
+
+@contextmanager
+def enough_memory(envs: VectorEnv) -> Iterator[None]:
+    """Tell what takes memory where there is not enough of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):
+            raise
+        raise UserError(
+            f"there is not enough memory for policy and algorithm: lower algo.buffer_size (steps "
+            f"per environment, if it replays), env.n_envs or the widths under policy; the network "
+            f"has inputs for {envs.observation_space} and outputs for {envs.action_space}"
+        ) from error
 
 
 def make_envs(config: Mapping[str, Any], stream: str, n_envs: int) -> VectorEnv:
@@ -97,6 +106,5 @@ def set_threads(threads: int | None, envs: VectorEnv) -> None:
     """
     if threads is not None and threads > (most := 16 * (os.cpu_count() or 1)):
         raise UserError(f"threads: {threads} is more than this machine bears; at most {most}")
-    observed = leaves(envs.observation_space).values()
-    pictures = any(len(space.shape or ()) >= 2 for space in observed)
+    pictures = has_picture(envs.observation_space)
     torch.set_num_threads(threads or (len(os.sched_getaffinity(0)) if pictures else 1))

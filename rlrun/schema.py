@@ -33,6 +33,8 @@ PositiveFloat = Annotated[float, Range(0, open_low=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 """A float from 0 to 1, both included."""
+LogDeviation = Annotated[float, Range(-10, 5)]
+"""Logarithm of a standard deviation, within what single precision bears."""
 
 
 @dataclass(frozen=True)

@@ -189,17 +189,38 @@ def unpack(space: Space, packed: Tensor) -> list[Tensor]:
     return tensors
 
 
-def finite(space: Space, observations: Array) -> NDArray[np.bool_]:
-    """Which of the observations `[B, ...]`, as `pack` gives them, are finite throughout; `[B]`."""
+def sound(space: Space, observations: Array) -> NDArray[np.bool_]:
+    """Which of the observations `[B, ...]`, as `pack` gives them, can be learnt from; `[B]`.
+
+    Their floats are finite, and their classes are among those of the space.
+    """
     n = len(observations)
     if not is_composite(space):
-        return np.asarray(np.isfinite(observations).reshape(n, -1).all(1))
+        return _sound(space, observations.reshape(n, -1))
     fine = np.ones(n, np.bool_)
-    for start, stop, _, dtype in _pieces(space):
-        if dtype.kind == "f":
-            values = np.ascontiguousarray(observations[:, start:stop]).view(dtype)
-            fine = fine & np.isfinite(values).all(1)
+    pieces = zip(_pieces(space), leaves(space).values(), strict=True)
+    for (start, stop, _, dtype), leaf in pieces:
+        if may_be_unsound(leaf):
+            fine &= _sound(leaf, np.ascontiguousarray(observations[:, start:stop]).view(dtype))
     return fine
+
+
+def may_be_unsound(space: Space) -> bool:
+    """Is there anything in it for `sound` to find?"""
+    return any(
+        isinstance(leaf, (spaces.Discrete, spaces.MultiDiscrete))
+        or array_layout(leaf)[1].kind == "f"
+        for leaf in leaves(space).values()
+    )
+
+
+def _sound(leaf: Space, values: Array) -> NDArray[np.bool_]:
+    """`sound` for a simple space; values `[B, size]`."""
+    if isinstance(leaf, (spaces.Discrete, spaces.MultiDiscrete)):
+        n = leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec.flatten()
+        counted = values - np.ravel(leaf.start)
+        return np.asarray(((counted >= 0) & (counted < n)).all(1))
+    return np.asarray(np.isfinite(values).all(1))
 
 
 def action_scale(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

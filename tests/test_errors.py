@@ -37,7 +37,21 @@ class Bare(MlpPolicy):
         return self.scale * super().head(name, latents, *inputs)
 
 
+class Huge(Whole):
+    """More actions than any memory holds logits for."""
+
+    action_space = spaces.Discrete(10**13)
+
+
+class Nothing(Whole):
+    """No component of an action."""
+
+    action_space = spaces.Box(-1.0, 1.0, (0,))
+
+
 gymnasium.register("Whole-v0", entry_point=Whole)
+gymnasium.register("Huge-v0", entry_point=Huge)
+gymnasium.register("Nothing-v0", entry_point=Nothing)
 ACKTR = ["algo=acktr", "experiment=none"]
 
 TABLE = {
@@ -115,8 +129,18 @@ TABLE = {
         ["normalize_observations: 2", "true or"],
     ),
     "generalised beyond": (["algo=a2c", "algo.gae_lambda=1.5"], ["gae_lambda: 1.5", "or null"]),
-    "whole numbers in a box, acktr": ([*ACKTR, "env=test_errors:Whole-v0"], ["of floats", "int64"]),
-    "whole numbers in a box, a2c": (["algo=a2c", "env=test_errors:Whole-v0"], ["of floats"]),
+    "whole numbers in a box, acktr": (
+        [*ACKTR, "env=test_errors:Whole-v0"],
+        ["of float32", "int64"],
+    ),
+    "whole numbers in a box, a2c": (["algo=a2c", "env=test_errors:Whole-v0"], ["of float32"]),
+    "more actions than memory": (["env=test_errors:Huge-v0"], ["not enough memory", "Discrete("]),
+    "nothing to choose": (["env=test_errors:Nothing-v0"], ["nothing to choose"]),
+    "deviation beyond single precision": (["algo.log_std_init=100"], ["algo.log_std_init: 100"]),
+    "normalised layer of one": (
+        ["policy=lstm", "policy.layer_norm=true", "policy.lstm_size=1", "policy.after=[8,1]"],
+        ["policy.lstm_size: 1 with layer_norm", "policy.after: [8, 1] with layer_norm"],
+    ),
     "network that acktr cannot train": (
         [*ACKTR, "policy._target_=test_errors.Bare"],
         ["policy: ACKTR cannot train this network", "policy.scale"],

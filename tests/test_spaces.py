@@ -14,11 +14,12 @@ from rlrun.spaces import (
     array_layout,
     as_acted,
     example,
-    finite,
     leaves,
+    may_be_unsound,
     observation_tensor,
     pack,
     refuse_unknown,
+    sound,
     tensor_dtype,
     unpack,
 )
@@ -189,18 +190,18 @@ def test_spaces_that_cannot_be_observed_are_refused_by_name(space, says):
 def test_what_is_not_finite_is_found_in_every_float_entry(bad):
     space = spaces.Tuple([LEAVES[name] for name in ("bool", "float32", "bits", "float64")])
     batch = batch_of(space)
-    assert finite(space, pack(space, batch)).tolist() == [True] * N
+    assert sound(space, pack(space, batch)).tolist() == [True] * N
     batch[3][2, 1, 2] = bad
     if abs(bad) != 1e300:
         batch[1][4, 0] = bad
     expected = [True, True, False, True, abs(bad) == 1e300]
-    assert finite(space, pack(space, batch)).tolist() == expected
+    assert sound(space, pack(space, batch)).tolist() == expected
 
 
 def test_integers_that_look_like_nan_are_finite():
     space = spaces.Tuple([LEAVES["int8"], LEAVES["float32"]])
     batch = (np.full((N, 3), -1, np.int8), np.zeros((N, 3), np.float32))
-    assert finite(space, pack(space, batch)).all()
+    assert sound(space, pack(space, batch)).all()
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2), (0,)])
@@ -209,7 +210,7 @@ def test_finite_rows_of_simple_spaces(shape):
     values = np.zeros((N, *shape), np.float32)
     if values.size:
         values[3].fill(np.nan) if shape else values.__setitem__(3, np.nan)
-    assert finite(space, values).tolist() == [True, True, True, not values.size, True]
+    assert sound(space, values).tolist() == [True, True, True, not values.size, True]
 
 
 # Actions.
@@ -320,3 +321,25 @@ def test_other_actions_pass_as_they_are(space):
     actions = np.zeros((2, 2), np.int64)
     assert acting(space)(actions) is actions
     assert as_acted(space, actions) is actions
+
+
+@pytest.mark.parametrize(
+    ("space", "rows", "expected"),
+    [
+        (spaces.Discrete(3, start=-1), [-1, 1, 2, -2], [True, True, False, False]),
+        (
+            spaces.MultiDiscrete([2, 3], start=[0, 5]),
+            [[0, 5], [1, 7], [2, 5], [0, 8], [0, 4]],
+            [True, True, False, False, False],
+        ),
+    ],
+)
+def test_classes_outside_of_their_space_are_found(space, rows, expected):
+    values = np.array(rows)
+    assert sound(space, values).tolist() == expected
+    both = spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=space)
+    batch = {"a": np.zeros((len(rows), 2), np.float32), "b": values}
+    assert sound(both, pack(both, batch)).tolist() == expected
+    assert may_be_unsound(space)
+    assert may_be_unsound(both)
+    assert not may_be_unsound(spaces.Tuple([spaces.MultiBinary(2)]))

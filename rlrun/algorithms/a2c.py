@@ -17,7 +17,7 @@ from rlrun.optim.errors import require_finite
 from rlrun.optim.rmsprop import RMSprop
 from rlrun.policies.actor_critic import ActorCritic
 from rlrun.policies.base import Head, Policy
-from rlrun.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from rlrun.schema import Fraction, LogDeviation, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class A2C:
@@ -62,7 +62,7 @@ class A2C:
         gae_lambda: Fraction | None = None,
         normalize_advantage: bool = False,
         normalize_rewards: bool = False,
-        log_std_init: float = 0.0,
+        log_std_init: LogDeviation = 0.0,
     ) -> None:
         self.network = ActorCritic(policy, envs.action_space, log_std_init)
         self.network.split(envs.observation_space)  # raises if a parameter serves nothing

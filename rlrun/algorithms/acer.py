@@ -35,6 +35,7 @@ from rlrun.policies.actor import Acted, Actor, factors
 from rlrun.policies.base import Head, Policy
 from rlrun.schema import (
     Fraction,
+    LogDeviation,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -104,9 +105,9 @@ class ACER:
         delta: NonNegativeFloat = 1.0,
         normalize_rewards: bool = False,
         joint_actions: NonNegativeInt = 256,
-        log_std_init: float = 0.0,
+        log_std_init: LogDeviation = 0.0,
         sdn: bool = True,
-        sdn_samples: Annotated[int, Range(2)] = 5,
+        sdn_samples: Annotated[int, Range(2, 1000)] = 5,
         q_opc: bool = True,
         trace_root: bool = True,
     ) -> None:

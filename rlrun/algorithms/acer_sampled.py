@@ -31,7 +31,8 @@ class Sampled:
         gamma: discount.
         c: level of the truncation of the importance ratios.
         draws: number `M` of actions drawn per state, >= 2.
-        dueling: tie Q to V by the stochastic dueling network; if not, the head is Q itself.
+        dueling: tie Q to V by the stochastic dueling network; if not, the head is Q itself, and V
+            learns its mean over the draws.
         q_opc: weigh the policy gradient by off-policy corrected returns; if not, by Retrace's.
         trace_root: let the traces be `min(1, rho^(1 / d))`; if not, `min(1, rho)`.
     """
@@ -49,7 +50,8 @@ class Sampled:
         self.distribution, self.outputs = distribution_of(space, Probabilities())
         self.bounds: tuple[Tensor, Tensor] | None = None
         if isinstance(space, spaces.Box):
-            low, high = as_acted(space, np.stack([space.low, space.high])).astype(np.float32)
+            with np.errstate(over="ignore"):  # bounds beyond single precision become infinite
+                low, high = as_acted(space, np.stack([space.low, space.high])).astype(np.float32)
             self.bounds = torch.from_numpy(low), torch.from_numpy(high)
         components = len(factors(space)) or self.outputs
         self.root = 1.0 / components if trace_root else 1.0
@@ -113,10 +115,15 @@ class Sampled:
             losses = acer_sampled_losses(
                 log_probs, rho, advantages, log_drawn, rho_drawn, advantages_drawn, self.c
             )
+            errors = torch.zeros_like(v)  # of the rows that only bootstrap there are none
+            if self.dueling:
+                errors[:n] = v[:n] - v_target(v[:n], q_ret, q, rho)
+            else:  # nothing ties V to Q but this
+                errors[:n] = v[:n] - q_drawn.mean(0)
             return Estimates(
                 gradient=gradient,
                 outputs=[q, v],
-                errors=[q - q_ret, self._value_errors(v, q_ret, q, rho)],
+                errors=[q - q_ret, errors],
                 q=q.detach(),
                 q_ret=q_ret,
                 values=values[:n],
@@ -124,13 +131,6 @@ class Sampled:
                 rho=rho,
                 losses=losses,
             )
-
-    def _value_errors(self, v: Tensor, q_ret: Tensor, q: Tensor, rho: Tensor) -> Tensor:
-        """`V - V_target` where an action was taken, 0 in the rows that only bootstrap."""
-        acted = v[: len(q)]
-        errors = torch.zeros_like(v)
-        errors[: len(q)] = acted - v_target(acted, q_ret, q, rho)
-        return errors
 
     def _inputs(self, actions: Tensor) -> Tensor:
         """Actions as the critic reads them: factors as one-hots side by side, boxes clipped.

@@ -25,6 +25,7 @@ from rlrun.policies.actor_critic import ActorCritic
 from rlrun.policies.base import Head, Policy, Segment
 from rlrun.schema import (
     Fraction,
+    LogDeviation,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -104,7 +105,7 @@ class ACKTR:
         bias: Literal["homogeneous", "separate"] = "homogeneous",
         vf_kfac_clip: PositiveFloat | None = None,
         normalize_rewards: bool = False,
-        log_std_init: float = 0.0,
+        log_std_init: LogDeviation = 0.0,
     ) -> None:
         self.network = ActorCritic(policy, envs.action_space, log_std_init)
         self.device = next(policy.parameters()).device

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlrun.spaces import array_layout, finite, leaves
+from rlrun.spaces import may_be_unsound, sound
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -70,7 +70,7 @@ class ReplayMismatch(RuntimeError):
 
 
 class BadEnvironment(ValueError):
-    """An environment gave an observation or a reward that is not finite."""
+    """An environment gave a reward or an observation that nothing can be learnt from."""
 
 
 class VectorEnv(ABC):
@@ -111,8 +111,7 @@ class VectorEnv(ABC):
         self._returns = np.zeros(n_envs)
         self._lengths = np.zeros(n_envs, np.int64)
         self._obs: Array = np.empty(0)
-        kinds = {array_layout(leaf)[1].kind for leaf in leaves(observation_space).values()}
-        self._float_obs = "f" in kinds
+        self._may_be_unsound = may_be_unsound(observation_space)
 
     @abstractmethod
     def _reset(self, mask: Mask, seeds: Sequence[int]) -> Array:
@@ -141,7 +140,7 @@ class VectorEnv(ABC):
                 environment's own units. All are clipped to the bounds on their way.
 
         Raises:
-            BadEnvironment: a reward or an observation is not finite.
+            BadEnvironment: a reward or an observation is not finite, or outside of its space.
         """
         actions = np.array(actions)
         played = self._play(actions)
@@ -188,15 +187,15 @@ class VectorEnv(ABC):
 
     def _check(self, played: Played) -> None:
         fine = np.isfinite(played.reward)
-        if self._float_obs:
-            fine &= finite(self.observation_space, played.obs)
+        if self._may_be_unsound:
+            fine &= sound(self.observation_space, played.obs)
         if not fine.all():
             env = int(np.flatnonzero(~fine)[0])
             raise BadEnvironment(
-                f"environment {env} gave a reward or an observation that is not finite (reward "
-                f"{played.reward[env]}) at step {self._lengths[env]} of episode "
-                f"{self._episode[env]}; episode {self._seeded[env]} was seeded with "
-                f"{self._seed_of(env)}"
+                f"environment {env} gave a reward or an observation that is not finite, or "
+                f"outside of its space (reward {played.reward[env]}), at step "
+                f"{self._lengths[env]} of episode {self._episode[env]}; episode "
+                f"{self._seeded[env]} was seeded with {self._seed_of(env)}"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -30,23 +30,37 @@ class Acted(NamedTuple):
 
 
 def factors(space: spaces.Space[Any]) -> tuple[int, ...]:
-    """Numbers of choices of all factors of a discrete space; one factor for Discrete.
+    """Numbers of choices of all factors of a discrete space; one factor for Discrete, none for Box.
 
     Raises:
-        UserError: the space is none of these, nor a Box of floats, which has no factors.
+        UserError: nothing can act in this space.
     """
+    sizes: tuple[int, ...] = ()
     if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(space.nvec.flatten().tolist())
-    if isinstance(space, spaces.MultiBinary):
-        return (2,) * math.prod(space.shape)
-    if isinstance(space, spaces.Box) and space.dtype in ("float32", "float64"):
-        return ()
-    raise UserError(
-        f"env: rlrun acts in Discrete, MultiDiscrete and MultiBinary spaces and in Box spaces of "
-        f"floats, not in {space}. Wrap the environment with an ActionWrapper of Gymnasium."
-    )
+        sizes = (int(space.n),)
+    elif isinstance(space, spaces.MultiDiscrete):
+        sizes = tuple(space.nvec.flatten().tolist())
+    elif isinstance(space, spaces.MultiBinary):
+        sizes = (2,) * math.prod(space.shape)
+    elif not (isinstance(space, spaces.Box) and space.dtype in ("float32", "float64")):
+        raise UserError(
+            f"env: rlrun acts in Discrete, MultiDiscrete and MultiBinary spaces and in Box spaces "
+            f"of float32 or float64, not in {space}. {_way_out(space)}"
+        )
+    if 0 in (space.shape or ()):
+        raise UserError(f"env: there is nothing to choose in the action space {space}")
+    return sizes
+
+
+def _way_out(space: spaces.Space[Any]) -> str:
+    """What to do about an action space that is not supported."""
+    if isinstance(space, spaces.Box):
+        into = "a Box of float32" if space.dtype.kind == "f" else "MultiDiscrete"
+    elif isinstance(space, (spaces.Dict, spaces.Tuple)):
+        into = "one MultiDiscrete, or one Box of float32,"
+    else:
+        into = "one of these"
+    return f"Turn it into {into} with gymnasium.wrappers.TransformAction."
 
 
 def distribution_of(
@@ -62,8 +76,8 @@ def distribution_of(
         UserError: nothing can act in this space.
     """
     sizes = factors(space)
-    if not sizes:
-        return Gaussian(), math.prod(space.shape or ())
+    if isinstance(space, spaces.Box):
+        return Gaussian(), math.prod(space.shape)
     if isinstance(space, spaces.Discrete):
         return base, sizes[0]
     return Factored(base, sizes), sum(sizes)

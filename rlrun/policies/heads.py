@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,19 @@ def dense(
             layers.append(nn.LayerNorm(width))
         layers.append(ACTIVATIONS[activation]())
     return layers
+
+
+def too_narrow(values: Mapping[str, Any], *names: str) -> list[str]:
+    """Complaints about layers of width 1 that are to be normalised: nothing would come through."""
+    if not values["layer_norm"]:
+        return []
+    widths = {name: values[name] for name in names}
+    return [
+        f"{name}: {width} with layer_norm=true: a layer of width 1 is the same whatever goes in; "
+        f"widen it, or set layer_norm=false"
+        for name, width in widths.items()
+        if 1 in (width if isinstance(width, list) else [width])
+    ]
 
 
 def make_heads(

@@ -157,7 +157,8 @@ class ImageFeatures(Features):
         if shape is None:
             raise UserError(
                 f"policy=cnn reads pictures (a Box of uint8, [H, W], [C, H, W] or [H, W, C], or "
-                f"a stack of them), and this environment gives {space}. Use policy=mlp."
+                f"a stack of them), and this environment gives {space}. Use policy=mlp, or turn "
+                f"pictures into uint8 with gymnasium.wrappers.DtypeObservation."
             )
         if min(shape[1:]) < SMALLEST:
             raise UserError(
@@ -220,10 +221,6 @@ class DictFeatures(Features):
         values = unpack(self.space, observations)
         features = [part(v).flatten(1) for part, v in zip(self.parts, values, strict=True)]
         return torch.cat(features, dim=1)
-
-    def split(self, features: Tensor) -> list[Tensor]:
-        """`[N, size]` -> `[N, size of it]` of each vector and `[N, C, H, W]` of each picture."""
-        return split_features(features, self.shapes)
 
 
 def split_features(features: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """The policy with a memory: an encoder, an LSTM, and heads."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from rlrun.policies.base import Head, Policy, Segment
 from rlrun.policies.cnn_encoder import CnnEncoder
-from rlrun.policies.heads import Activation, dense, make_heads
+from rlrun.policies.heads import Activation, dense, make_heads, too_narrow
 from rlrun.policies.layers import features_of, has_picture
 from rlrun.schema import PositiveInt
 
@@ -134,6 +135,11 @@ class LstmPolicy(Policy):
         widths = [lstm_size, *after]
         self.after = nn.Sequential(*dense(widths, activation, layer_norm, generator))
         self.heads = make_heads(widths[-1], heads, towers, activation, layer_norm, generator)
+
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> list[str]:
+        """A layer that is normalised needs more than one unit."""
+        return too_narrow(values, "lstm_size", "before", "after", "towers")
 
     def encode(self, features: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
         """Unroll the LSTM over the segment; its state is zero where an episode begins."""

@@ -1,12 +1,13 @@
 """The policy for vectors: one tower of fully connected layers per head."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from gymnasium import spaces
 
 from rlrun.policies.base import Head, Policy
-from rlrun.policies.heads import Activation, make_heads
+from rlrun.policies.heads import Activation, make_heads, too_narrow
 from rlrun.policies.layers import features_of
 from rlrun.schema import PositiveInt
 
@@ -40,3 +41,8 @@ class MlpPolicy(Policy):
         self.features = features_of(observation_space, pictures=False)
         size = self.features.size
         self.heads = make_heads(size, heads, hidden, activation, layer_norm, generator)
+
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> list[str]:
+        """A layer that is normalised needs more than one unit."""
+        return too_narrow(values, "hidden")

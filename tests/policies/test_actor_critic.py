@@ -86,7 +86,7 @@ def test_heads(space, outputs):
     ],
 )
 def test_other_spaces_are_refused_by_name(space):
-    with pytest.raises(UserError, match="MultiBinary spaces and in Box spaces of floats") as error:
+    with pytest.raises(UserError, match="MultiBinary spaces and in Box spaces of float32") as error:
         ActorCritic.heads(space)
     assert str(space)[:10] in str(error.value)
 

@@ -19,6 +19,7 @@ from rlrun.policies.layers import (
     features_of,
     has_picture,
     linear,
+    split_features,
 )
 from rlrun.run.rng import generator
 from rlrun.schema import UserError
@@ -196,7 +197,7 @@ def test_the_features_of_entries_are_theirs_in_a_row():
     assert shown.shape == (N, features.size)
     assert features.shapes == [(3, 40, 50), (5,), (2, 8, 8), (4,), (108,), (3,)]
     assert features.size == sum(math.prod(shape) for shape in features.shapes)
-    split = features.split(shown)
+    split = split_features(shown, features.shapes)
     assert len(split) == 6
     for part, values in zip(split, expected, strict=True):
         assert torch.equal(part, values)
