@@ -43,6 +43,13 @@ class Huge(Whole):
     action_space = spaces.Discrete(10**13)
 
 
+class Wide(Whole):
+    """More classes of observations than K-FAC can take."""
+
+    observation_space = spaces.Discrete(20_000)
+    action_space = spaces.Discrete(2)
+
+
 class Nothing(Whole):
     """No component of an action."""
 
@@ -51,6 +58,7 @@ class Nothing(Whole):
 
 gymnasium.register("Whole-v0", entry_point=Whole)
 gymnasium.register("Huge-v0", entry_point=Huge)
+gymnasium.register("Wide-v0", entry_point=Wide)
 gymnasium.register("Nothing-v0", entry_point=Nothing)
 ACKTR = ["algo=acktr", "experiment=none"]
 
@@ -135,6 +143,10 @@ TABLE = {
     ),
     "whole numbers in a box, a2c": (["algo=a2c", "env=test_errors:Whole-v0"], ["of float32"]),
     "more actions than memory": (["env=test_errors:Huge-v0"], ["not enough memory", "Discrete("]),
+    "wider than acktr bears": (
+        [*ACKTR, "env=test_errors:Wide-v0", "env.normalize_observations=false"],
+        ["20000 inputs", "algo=a2c"],
+    ),
     "nothing to choose": (["env=test_errors:Nothing-v0"], ["nothing to choose"]),
     "deviation beyond single precision": (["algo.log_std_init=100"], ["algo.log_std_init: 100"]),
     "normalised layer of one": (

@@ -33,6 +33,8 @@ from rlrun.schema import (
     UserError,
 )
 
+WIDEST = 16384  # inputs of a layer: its factor takes a gigabyte, and hours to decompose
+
 
 class ACKTR:
     """The algorithm, its network, optimiser and generator.
@@ -111,6 +113,13 @@ class ACKTR:
         self.device = next(policy.parameters()).device
         if eigen_lag is None:
             eigen_lag = kfac_update if async_eigen_decomp else 0
+        widest = max(p[0].numel() for p in self.network.parameters() if p.dim() > 1)
+        if widest > WIDEST:
+            raise UserError(
+                f"policy: a layer of {widest} inputs needs a factor of {widest} x {widest}, which "
+                f"ACKTR could not decompose in any useful time; at most {WIDEST}. Shrink pictures "
+                f"with gymnasium.wrappers.ResizeObservation (84 x 84 need 3137), or use algo=a2c"
+            )
         policy_parameters, value_parameters = self.network.split(envs.observation_space)
         try:
             self.optimizer = KFAC(
