@@ -197,8 +197,8 @@ class ACER:
         own, average = self._states(state)
         acted = self.actor.act(observations, reset, own, rng)
         if self.state_size:
-            average = self.average.act(observations, reset, average, None).state
-            acted = acted._replace(state=torch.cat([acted.state, average], -1))
+            _, average = self.average.encode(observations, reset, average)
+            acted = acted._replace(state=torch.cat([acted.state, average.cpu()], -1))
         return acted
 
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:

@@ -116,6 +116,13 @@ class Actor(nn.Module):
         return self.distribution.statistics(self.policy.head("policy", latents), self.log_std)
 
     @torch.no_grad()
+    def encode(self, observations: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents `[B, L]` and next state `[B, S]` of one step; arguments as for `act`."""
+        device = self.device
+        segment = Segment.step(state.to(device), reset.to(device))
+        return self.policy.encode(self.policy.features(observations.to(device)), segment)
+
+    @torch.no_grad()
     def act(
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
     ) -> Acted:
@@ -127,10 +134,7 @@ class Actor(nn.Module):
             state: `[B, S]`, the recurrent state after the step before.
             rng: draws the actions; None for the most probable ones.
         """
-        device = self.device
-        segment = Segment.step(state.to(device), reset.to(device))
-        features = self.policy.features(observations.to(device))
-        latents, state = self.policy.encode(features, segment)
+        latents, state = self.encode(observations, reset, state)
         statistics = self.statistics(latents).cpu()
         if rng is None:
             actions = self.distribution.mode(statistics)
