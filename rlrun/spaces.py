@@ -189,6 +189,24 @@ def unpack(space: Space, packed: Tensor) -> list[Tensor]:
     return tensors
 
 
+def shown(space: Space, packed: Array) -> Any:
+    """`pack` undone: a batch of observations as the environment has them, `[B, ...]`.
+
+    Arrays of the dtypes of `space`; nested in dicts and tuples like it.
+    """
+    if not is_composite(space):
+        return packed
+    return _nested(space, (t.numpy() for t in unpack(space, torch.from_numpy(packed))))
+
+
+def _nested(space: Space, arrays: Iterator[Array]) -> Any:
+    """The arrays of the leaves, in order, nested like the space."""
+    if not is_composite(space):
+        return next(arrays).astype(space.dtype or np.int64)
+    values = {key: _nested(entry, arrays) for key, entry in _entries(space)}
+    return values if isinstance(space, spaces.Dict) else tuple(values.values())
+
+
 def sound(space: Space, observations: Array) -> NDArray[np.bool_]:
     """Which of the observations `[B, ...]`, as `pack` gives them, can be learnt from; `[B]`.
 

@@ -44,7 +44,7 @@ class Contestant:
         collector, algorithm = self.parts.collector, self.parts.algorithm
         begin = time.perf_counter()
         for _ in range(updates):
-            algorithm.update(collector.collect(algorithm.act)[0], 0.0, log=False)
+            algorithm.update(collector.collect(algorithm.act), 0.0, log=False)
         return updates * ENVS * STEPS / (time.perf_counter() - begin)
 
 

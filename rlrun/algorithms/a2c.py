@@ -9,9 +9,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlrun.algorithms import advantage
+from rlrun.data.replay import ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
-from rlrun.envs import VectorEnv
+from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.optim.errors import require_finite
 from rlrun.optim.rmsprop import RMSprop
@@ -42,12 +43,12 @@ class A2C:
         log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
     """
 
-    memory = None
+    memory: ReplayMemory | None = None
 
     def __init__(
         self,
         policy: Policy,
-        envs: VectorEnv,
+        envs: Interface,
         rng: torch.Generator,
         lr_schedule: Callable[[float], float] = schedules.linear,
         *,
@@ -64,14 +65,14 @@ class A2C:
         normalize_rewards: bool = False,
         log_std_init: LogDeviation = 0.0,
     ) -> None:
-        self.network = ActorCritic(policy, envs.action_space, log_std_init)
-        self.network.split(envs.observation_space)  # raises if a parameter serves nothing
-        self.parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
+        self.actor = ActorCritic(policy, envs.action_space, log_std_init)
+        self.actor.split(envs.observation_space)  # raises if a parameter serves nothing
+        self.parameters: list[Tensor] = [p for p in self.actor.parameters() if p.requires_grad]
         self.optimizer = RMSprop(self.parameters, alpha, epsilon)
         self.device = self.parameters[0].device
-        self.act = self.network.act
+        self.act = self.actor.act
         self.state_size = policy.state_size
-        self.n_statistics = self.network.n_statistics
+        self.n_statistics = self.actor.n_statistics
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
         self.lr_schedule = lr_schedule
         self.gamma = gamma
@@ -88,6 +89,11 @@ class A2C:
         """Outputs that the policy needs."""
         return ActorCritic.heads(action_space)
 
+    def attach(self, envs: Interface) -> None:
+        """Learn from these environments from now on; nothing is remembered of others."""
+        if self.reward_scale is not None:
+            self.reward_scale.begin(envs.n_envs)
+
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """One gradient step from the fresh segment."""
         batch = rollout.to(self.device)
@@ -95,7 +101,7 @@ class A2C:
             self.reward_scale.observe(rollout)
             batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
         terms = advantage.learn_terms(
-            self.network, batch, self.gamma, self.gae_lambda, self.normalize_advantage
+            self.actor, batch, self.gamma, self.gae_lambda, self.normalize_advantage
         )
         loss = terms.policy_loss + self.vf_coef * terms.value_loss - self.ent_coef * terms.entropy
         self.optimizer.zero_grad()
@@ -104,23 +110,23 @@ class A2C:
         require_finite({"gradient": grad_norm})
         learning_rate = self.learning_rate * self.lr_schedule(progress)
         self.optimizer.step(learning_rate)
-        self.network.policy.observe(batch.observations[1:].flatten(0, 1))
+        self.actor.policy.observe(batch.observations[1:].flatten(0, 1))
         if not log:
             return {}
         metrics = {"optim/learning_rate": learning_rate, "optim/grad_norm": grad_norm.item()}
-        return advantage.health(self.network, terms, loss) | metrics
+        return advantage.health(self.actor, terms, loss) | metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimiser and the scale of the rewards."""
         return {
-            "network": self.network.state_dict(),
+            "actor": self.actor.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "reward_scale": self.reward_scale and self.reward_scale.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self.network.load_state_dict(state["network"])
+        self.actor.load_state_dict(state["actor"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.reward_scale is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])

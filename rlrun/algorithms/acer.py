@@ -26,7 +26,7 @@ from rlrun.algorithms.acer_sampled import Sampled
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
-from rlrun.envs import VectorEnv
+from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.functional.trust_region import project_gradient, projection_size
 from rlrun.optim.errors import require_finite
@@ -84,7 +84,7 @@ class ACER:
     def __init__(
         self,
         policy: Policy,
-        envs: VectorEnv,
+        envs: Interface,
         rng: torch.Generator,
         lr_schedule: Callable[[float], float] = schedules.linear,
         *,
@@ -134,18 +134,7 @@ class ACER:
         self.average_parameters: list[Tensor] = [average for _, average in trained]
         self.optimizer = RMSprop(self.parameters, rprop_alpha, rprop_epsilon)
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
-        self.memory = None
-        if replay_ratio > 0:
-            self.memory = ReplayMemory(
-                slots=buffer_size // n_steps,
-                n_steps=n_steps,
-                n_envs=envs.n_envs,
-                n_statistics=self.n_statistics,
-                state_size=self.state_size,
-                observations=envs.observation_space,
-                actions=space,
-                frame_stack=envs.frame_stack,
-            )
+        self.slots = buffer_size // n_steps if replay_ratio > 0 else 0
         self.replay_start = replay_start // n_steps  # in segments
         self.rng = rng
         self.device = self.actor.device
@@ -160,6 +149,7 @@ class ACER:
         self.trust_region = trust_region
         self.alpha = alpha
         self.delta = delta
+        self.attach(envs)
 
     @staticmethod
     def conflicts(values: Mapping[str, Any]) -> list[str]:
@@ -185,6 +175,23 @@ class ACER:
         """A policy, and what the critic needs for these actions."""
         exact = _can_visit_all(action_space, values["joint_actions"])
         return (Exact if exact else Sampled).heads(action_space)
+
+    def attach(self, envs: Interface) -> None:
+        """Learn from these environments from now on; nothing is remembered of others."""
+        self.memory: ReplayMemory | None = None
+        if self.slots:
+            self.memory = ReplayMemory(
+                slots=self.slots,
+                n_steps=self.n_steps,
+                n_envs=envs.n_envs,
+                n_statistics=self.n_statistics,
+                state_size=self.state_size,
+                observations=envs.observation_space,
+                actions=envs.action_space,
+                frame_stack=envs.frame_stack,
+            )
+        if self.reward_scale is not None:
+            self.reward_scale.begin(envs.n_envs)
 
     def act(
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
@@ -278,6 +285,10 @@ class ACER:
             stats["optim/grad_norm"] = grad_norm.item()
         return stats
 
+    def follow(self) -> None:
+        """Let the average policy be the policy, whose weights somebody else has changed."""
+        self.average.load_state_dict(self.actor.state_dict())
+
     def _states(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """That of the policy and that of its average, `[B, S]` -> `[B, S / 2]` each."""
         half = self.state_size // 2
@@ -302,13 +313,13 @@ class ACER:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `state_dict` gave; without its memory, where that was left out."""
         self.actor.load_state_dict(state["actor"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.reward_scale is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])
-        if self.memory is not None:
+        if self.memory is not None and state["memory"] is not None:
             self.memory.load_state_dict(state["memory"])
         self.rng.set_state(state["rng"])
 

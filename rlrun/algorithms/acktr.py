@@ -15,9 +15,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlrun.algorithms import advantage, segments
+from rlrun.data.replay import ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
-from rlrun.envs import VectorEnv
+from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.functional.distributions.gaussian import FISHER_LOG_STD
 from rlrun.optim.kfac import KFAC
@@ -75,12 +76,12 @@ class ACKTR:
         log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
     """
 
-    memory = None
+    memory: ReplayMemory | None = None
 
     def __init__(
         self,
         policy: Policy,
-        envs: VectorEnv,
+        envs: Interface,
         rng: torch.Generator,
         lr_schedule: Callable[[float], float] = schedules.linear,
         *,
@@ -109,21 +110,21 @@ class ACKTR:
         normalize_rewards: bool = False,
         log_std_init: LogDeviation = 0.0,
     ) -> None:
-        self.network = ActorCritic(policy, envs.action_space, log_std_init)
+        self.actor = ActorCritic(policy, envs.action_space, log_std_init)
         self.device = next(policy.parameters()).device
         if eigen_lag is None:
             eigen_lag = kfac_update if async_eigen_decomp else 0
-        widest = max(p[0].numel() for p in self.network.parameters() if p.dim() > 1)
+        widest = max(p[0].numel() for p in self.actor.parameters() if p.dim() > 1)
         if widest > WIDEST:
             raise UserError(
                 f"policy: a layer of {widest} inputs needs a factor of {widest} x {widest}, which "
                 f"ACKTR could not decompose in any useful time; at most {WIDEST}. Shrink pictures "
                 f"with gymnasium.wrappers.ResizeObservation (84 x 84 need 3137), or use algo=a2c"
             )
-        policy_parameters, value_parameters = self.network.split(envs.observation_space)
+        policy_parameters, value_parameters = self.actor.split(envs.observation_space)
         try:
             self.optimizer = KFAC(
-                self.network,
+                self.actor,
                 learning_rate,
                 momentum,
                 damping,
@@ -139,7 +140,7 @@ class ACKTR:
                 max_grad_norm=warm_max_grad_norm or float("inf"),
                 lag=eigen_lag,
                 background=async_eigen_decomp,
-                fisher={} if self.network.log_std is None else {"log_std": FISHER_LOG_STD},
+                fisher={} if self.actor.log_std is None else {"log_std": FISHER_LOG_STD},
                 groups={"policy": policy_parameters, "value": value_parameters},
             )
         except ValueError as error:
@@ -148,9 +149,9 @@ class ACKTR:
                 f"LayerNorm layers alone, or algo=a2c"
             ) from error
         self.rng = rng
-        self.act = self.network.act
+        self.act = self.actor.act
         self.state_size = policy.state_size
-        self.n_statistics = self.network.n_statistics
+        self.n_statistics = self.actor.n_statistics
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
         self.lr_schedule = lr_schedule
         self.gamma = gamma
@@ -160,7 +161,7 @@ class ACKTR:
         self.vf_fisher_coef = vf_fisher_coef
         self.learning_rate = learning_rate
         self.gae_lambda = gae_lambda
-        self.normalize_advantage = self.network.log_std is not None
+        self.normalize_advantage = self.actor.log_std is not None
 
     @staticmethod
     def conflicts(values: Mapping[str, Any]) -> list[str]:
@@ -178,6 +179,11 @@ class ACKTR:
         """Outputs that the policy needs."""
         return ActorCritic.heads(action_space)
 
+    def attach(self, envs: Interface) -> None:
+        """Learn from these environments from now on; nothing is remembered of others."""
+        if self.reward_scale is not None:
+            self.reward_scale.begin(envs.n_envs)
+
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """Statistics from the scores of the segment, then one natural-gradient step."""
         batch = rollout.to(self.device)
@@ -187,7 +193,7 @@ class ACKTR:
         acted_in = segments.acted_in(batch)
         self._observe_curvature(*acted_in, batch.actions.flatten(0, 1))
         terms = advantage.learn_terms(
-            self.network, batch, self.gamma, self.gae_lambda, self.normalize_advantage
+            self.actor, batch, self.gamma, self.gae_lambda, self.normalize_advantage
         )
         loss = terms.policy_loss + self.vf_coef * terms.value_loss - self.ent_coef * terms.entropy
         self.optimizer.zero_grad()
@@ -196,10 +202,10 @@ class ACKTR:
         self.optimizer.step(learning_rate)
         metrics: dict[str, float] = {}
         if log:
-            metrics = advantage.health(self.network, terms, loss)
+            metrics = advantage.health(self.actor, terms, loss)
             metrics["optim/learning_rate"] = learning_rate
             metrics |= self._trust_region(*acted_in, terms)
-        self.network.policy.observe(batch.observations[1:].flatten(0, 1))
+        self.actor.policy.observe(batch.observations[1:].flatten(0, 1))
         return metrics
 
     def _observe_curvature(self, observations: Tensor, segment: Segment, actions: Tensor) -> None:
@@ -209,10 +215,10 @@ class ACKTR:
         scores are summed and not averaged, and no advantage weighs them.
         """
         with self.optimizer.capture():
-            statistics, values = self.network(observations, segment)
+            statistics, values = self.actor(observations, segment)
             noise = torch.randn(values.shape, generator=self.rng).to(values)
             scores = [
-                self.network.distribution.score(statistics.detach(), actions),
+                self.actor.distribution.score(statistics.detach(), actions),
                 2.0 * self.vf_fisher_coef * noise,
             ]
             torch.autograd.backward([statistics, values], scores)
@@ -222,9 +228,9 @@ class ACKTR:
         self, observations: Tensor, segment: Segment, before: advantage.Terms
     ) -> dict[str, float]:
         """The KL that the factors predicted for the step, the one it caused, and the curvature."""
-        statistics, values = self.network(observations, segment)
+        statistics, values = self.actor(observations, segment)
         sigma = 1.0 / (2.0 * self.vf_fisher_coef)
-        policy_kl = self.network.distribution.kl(before.statistics, statistics).mean().item()
+        policy_kl = self.actor.distribution.kl(before.statistics, statistics).mean().item()
         value_kl = 0.5 * ((values - before.values) / sigma).square().mean().item()
         metrics = {
             "trust_region/policy_kl": policy_kl,
@@ -238,7 +244,7 @@ class ACKTR:
     def state_dict(self) -> dict[str, Any]:
         """Network, optimiser, scale of the rewards, and generator."""
         return {
-            "network": self.network.state_dict(),
+            "actor": self.actor.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "reward_scale": self.reward_scale and self.reward_scale.state_dict(),
             "rng": self.rng.get_state(),
@@ -246,7 +252,7 @@ class ACKTR:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self.network.load_state_dict(state["network"])
+        self.actor.load_state_dict(state["actor"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.reward_scale is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])

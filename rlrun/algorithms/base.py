@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rollout import Rollout
-from rlrun.policies.actor import Acted
+from rlrun.envs import Interface
+from rlrun.policies.actor import Acted, Actor
 from rlrun.policies.base import Head
 
 
@@ -25,6 +26,10 @@ class Algorithm(Protocol):
     memory: ReplayMemory | None
     """What it replays, if it does."""
 
+    @property
+    def actor(self) -> Actor:
+        """The network that acts."""
+
     @staticmethod
     def heads(action_space: spaces.Space[Any], values: Mapping[str, Any]) -> dict[str, Head]:
         """Outputs that the policy needs, with the hyperparameters `values`.
@@ -32,6 +37,9 @@ class Algorithm(Protocol):
         Raises:
             UserError: nothing can act in this space.
         """
+
+    def attach(self, envs: Interface) -> None:
+        """Learn from these environments from now on; nothing is remembered of others."""
 
     def act(
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None

@@ -1,14 +1,14 @@
 """Acting in the environments: environments and a policy in, segments of experience out."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlrun.data.rollout import Rollout
-from rlrun.envs import Episode, ReplayMismatch, VectorEnv
+from rlrun.envs import ReplayMismatch, Step, VectorEnv
 from rlrun.spaces import action_tensor, observation_tensor
 
 Act = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
@@ -16,22 +16,20 @@ Act = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, 
 statistics `[B, P]` behind them, and the next state."""
 
 
-class Ended(NamedTuple):
-    """A finished episode, and the steps of the segment up to its end, over all environments."""
-
-    offset: int
-    episode: Episode
+_BY_STEP = ("actions", "rewards", "behaviour", "terminated", "truncated")
+"""Parts of a segment with one row per step."""
 
 
 class Collector:
     """Steps the environments with a policy, `n_steps` at a time.
 
     Owns the environments, the observation that each of them waits with, the policy's recurrent
-    state, and the generator of the actions. The tensors of a returned segment are its own
-    buffers, overwritten by the next call.
+    state, the generator of the actions, and the segment in hand. The tensors of a returned segment
+    are its own buffers, overwritten by the next call.
 
     Args:
-        envs: not yet reset.
+        envs: begun at the first step. Where somebody else has stepped or reset them since the
+            last one, they begin new episodes.
         n_steps: length `T` of a segment.
         n_statistics: size `P` of the vector behind an action that `act` returns.
         state_size: size `S` of the recurrent state of one environment.
@@ -73,22 +71,37 @@ class Collector:
         self._truncated = self._rollout.truncated.numpy()
         self._reset = self._rollout.reset.numpy()
         self._state = torch.zeros(envs.n_envs, state_size)
+        self._t = 0  # steps in hand; the environments wait with row t, or with the last if 0
+        self._finals: list[tuple[int, int, np.ndarray]] = []  # step, environment, observation
+        self._turn = -1
 
     def reset(self) -> None:
-        """Begin the first episode of every environment."""
+        """Begin new episodes in every environment; the steps in hand are lost."""
+        self._t = 0
+        self._finals.clear()
         self._observations[-1] = self.envs.reset()
         self._reset[-1] = True
+        self._turn = self.envs.turn
 
-    def collect(self, act: Act) -> tuple[Rollout, list[Ended]]:
-        """The next segment, and the episodes that ended in it."""
+    def collect(self, act: Act, on_step: Callable[[Step], bool] | None = None) -> Rollout | None:
+        """The next segment.
+
+        Args:
+            act: chooses the actions.
+            on_step: called after each step; False stops there.
+
+        Returns:
+            None if it was stopped. The steps so far stay in hand, and the next call goes on.
+        """
+        if self._turn != self.envs.turn:
+            self.reset()
         rollout = self._rollout
-        self._observations[0] = self._observations[-1]
-        self._reset[0] = self._reset[-1]
-        rollout.state = self._state
-        finals: list[np.ndarray] = []
-        final_index: list[tuple[int, int]] = []
-        ended: list[Ended] = []
-        for t in range(self.n_steps):
+        if self._t == 0:
+            self._observations[0] = self._observations[-1]
+            self._reset[0] = self._reset[-1]
+            rollout.state = self._state
+        while self._t < self.n_steps:
+            t = self._t
             actions, rollout.behaviour[t], self._state = act(
                 rollout.observations[t], rollout.reset[t], self._state, self.rng
             )
@@ -100,23 +113,43 @@ class Collector:
             self._truncated[t] = step.truncated
             self._reset[t + 1] = step.reset
             for env, final in step.final_obs.items():
-                finals.append(final)
-                final_index.append((t, env))
-            ended += [Ended((t + 1) * self.envs.n_envs, episode) for episode in step.episodes]
+                if step.truncated[env]:
+                    self._finals.append((t, env, final.astype(self._observations.dtype)))
+            self._t, self._turn = t + 1, self.envs.turn
+            if on_step is not None and not on_step(step):
+                return None
+        self._t = 0
         if self.clip_rewards:
             np.sign(self._rewards, out=self._rewards)
+        rollout.final_observations, rollout.final_index = self._take_finals()
+        return rollout
+
+    def _take_finals(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last observations of truncated episodes, `[K, ...]`, and their `(t, b)`, `[K, 2]`."""
+        finals = [final for _, _, final in self._finals]
         stacked = np.stack(finals) if finals else self._observations[:0, 0]
-        rollout.final_observations = torch.tensor(stacked, dtype=rollout.observations.dtype)
-        rollout.final_index = torch.tensor(final_index, dtype=torch.int64).view(-1, 2)
-        return rollout, ended
+        index = torch.tensor([(t, env) for t, env, _ in self._finals], dtype=torch.int64)
+        self._finals.clear()
+        return torch.tensor(stacked), index.view(-1, 2)
 
     def state_dict(self) -> dict[str, Any]:
-        """The environments, by their journals, the recurrent state, and the generator."""
+        """The environments, by their journals, the recurrent state, generator, steps in hand."""
         return {
-            "envs": self.envs.state_dict(),
-            "reset": self._reset[-1].copy(),
+            "envs": self.envs.state_dict() if self.envs.begun else None,
+            "in_step": self._turn == self.envs.turn,
+            "reset": self._reset[self._t or -1].copy(),
             "state": self._state,
             "rng": self.rng.get_state(),
+            "segment": self._segment() if self._t else None,
+        }
+
+    def _segment(self) -> dict[str, Any]:
+        """The steps in hand."""
+        rollout = self._rollout
+        by_step = (*_BY_STEP, "observations", "reset")
+        return {name: getattr(rollout, name)[: self._t].clone() for name in by_step} | {
+            "state": rollout.state,
+            "finals": [list(final) for final in self._finals],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
@@ -127,10 +160,22 @@ class Collector:
         """
         self.rng.set_state(state["rng"])
         self._state = state["state"]
+        segment = state["segment"]
+        self._t = 0 if segment is None else len(segment["rewards"])
+        self._finals.clear()
+        if state["envs"] is None:  # they had not begun
+            self._turn = -1
+            return True
         try:
-            self._observations[-1] = self.envs.load_state_dict(state["envs"])
-            self._reset[-1] = state["reset"]
+            self._observations[self._t or -1] = self.envs.load_state_dict(state["envs"])
+            self._reset[self._t or -1] = state["reset"]
         except ReplayMismatch:
             self.reset()
             return False
+        if segment is not None:
+            for name in (*_BY_STEP, "observations", "reset"):
+                getattr(self._rollout, name)[: self._t] = segment[name]
+            self._rollout.state = segment["state"]
+            self._finals += [(t, env, final) for t, env, final in segment["finals"]]
+        self._turn = self.envs.turn if state["in_step"] else -1
         return True

@@ -25,12 +25,17 @@ class RewardScale:
 
     def __init__(self, gamma: float, n_envs: int) -> None:
         self.gamma = gamma
-        self.sums = torch.zeros(n_envs)
+        self.begin(n_envs)
         self.count = 0
         self.mean, self.square = 0.0, 0.0
 
+    def begin(self, n_envs: int) -> None:
+        """Sum up anew, for so many environments; the moments stay."""
+        self.sums = torch.zeros(n_envs)
+
     def observe(self, rollout: Rollout) -> None:
         """Take in the rewards of a fresh segment, which follows the one before."""
+        self.sums = self.sums.masked_fill(rollout.reset[0].cpu(), 0.0)
         seen = []
         ended = rollout.terminated | rollout.truncated
         for rewards, end in zip(rollout.rewards.cpu(), ended.cpu(), strict=True):

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlrun.envs.make import is_deterministic, make_vec
-    from rlrun.envs.vector import BadEnvironment, Episode, ReplayMismatch, Step, VectorEnv
+    from rlrun.envs.vector import (
+        BadEnvironment,
+        Episode,
+        Interface,
+        ReplayMismatch,
+        Step,
+        VectorEnv,
+    )
 
 __all__ = [
     "BadEnvironment",
     "Episode",
+    "Interface",
     "ReplayMismatch",
     "Step",
     "VectorEnv",

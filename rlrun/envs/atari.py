@@ -43,6 +43,8 @@ class AtariEnv(VectorEnv):
         UserError: a keyword that the batch does not know.
     """
 
+    clips_rewards = True
+    fps = 60 // FRAME_SKIP
     # A seed makes the emulator load its cartridge again: 85 ms on one core, as long as 250 steps.
     # A plain reset takes 4 ms, but some games (Ice Hockey) keep something of the one before, so
     # it is no fresh start for the journal. 4000 steps of 16 games are replayed in 10 s.
@@ -107,6 +109,10 @@ class AtariEnv(VectorEnv):
             self._still[stuck] = 0
             self._to_press[(lost | stuck) & self._several] = len(self._presses)
         return Played(obs, reward, terminated | lost, truncated, terminated | truncated)
+
+    def render(self) -> Any:
+        """The newest frame of each game, grey, as the policy sees it."""
+        return tuple(np.repeat(obs[-1, :, :, None], 3, axis=2) for obs in self._obs)
 
     def close(self) -> None:
         """Stop the emulators and their threads."""

@@ -1,7 +1,8 @@
-"""Environments of Gymnasium, stepped one after the other in this process.
+"""Environments of Gymnasium, in a batch of Gymnasium's.
 
-Worker processes lose on everything but Atari, which has a native batch of its own: a step of
-classic control or MuJoCo is shorter than the way through a pipe.
+Ours are stepped one after the other in this process: worker processes lose on everything but
+Atari, which has a native batch of its own, for a step of classic control or MuJoCo is shorter than
+the way through a pipe. A batch of the user's may have them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import VectorEnv as Batch
 
 from rlrun.envs.registry import missing_package
 from rlrun.envs.vector import Array, Mask, Played, VectorEnv
@@ -18,49 +20,68 @@ from rlrun.schema import UserError
 from rlrun.spaces import acting, pack, refuse_unknown
 
 
-class GymVectorEnv(VectorEnv):
-    """Any registered environment; `kwargs` go to its constructor.
+def make_batch(spec: EnvSpec, n_envs: int, kwargs: Mapping[str, Any]) -> Batch[Any, Any, Any]:
+    """`n_envs` environments of a registered id; `kwargs` go to its constructor.
 
     Raises:
-        UserError: it needs a package that is not installed, does not take `kwargs`, or has
-            observations of a kind that nothing can be learnt from.
+        UserError: it needs a package that is not installed, or does not take `kwargs`.
     """
 
-    def __init__(self, spec: EnvSpec, n_envs: int, seed: int, kwargs: Mapping[str, Any]) -> None:
-        def make() -> gymnasium.Env[Any, Any]:
-            return gymnasium.make(spec, disable_env_checker=True, **kwargs)
+    def make() -> gymnasium.Env[Any, Any]:
+        return gymnasium.make(spec, disable_env_checker=True, **kwargs)
 
-        try:
-            self._envs = SyncVectorEnv(
-                [make] * n_envs, copy=False, autoreset_mode=AutoresetMode.DISABLED
-            )
-        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            raise missing_package(spec, error) from error
-        except TypeError as error:
-            if not kwargs:
-                raise
-            raise UserError(f"env.kwargs={kwargs} does not fit env={spec.id}: {error}") from error
-        observations, actions = self._envs.single_observation_space, self._envs.single_action_space
+    try:
+        return SyncVectorEnv([make] * n_envs, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise missing_package(spec, error) from error
+    except TypeError as error:
+        if not kwargs:
+            raise
+        raise UserError(f"env.kwargs={kwargs} does not fit env={spec.id}: {error}") from error
+
+
+class GymVectorEnv(VectorEnv):
+    """A batch of Gymnasium's whose environments can be reset one by one.
+
+    Args:
+        batch: resets those in `options["reset_mask"]`, as Sync- and AsyncVectorEnv do. Not one
+            that resets in the step that ends an episode: here the reset follows, with a seed.
+        seed: of all episodes.
+
+    Raises:
+        UserError: it has observations of a kind that nothing can be learnt from; it is closed.
+    """
+
+    def __init__(self, batch: Batch[Any, Any, Any], seed: int) -> None:
+        self._batch = batch
+        observations, actions = batch.single_observation_space, batch.single_action_space
         try:
             refuse_unknown(observations)
         except UserError:
-            self._envs.close()
+            batch.close()
             raise
         self._act = acting(actions)
-        super().__init__(n_envs, observations, actions, frame_stack=1, seed=seed)
+        self.render_mode = batch.render_mode
+        self.fps = int(batch.metadata.get("render_fps") or self.fps)
+        super().__init__(batch.num_envs, observations, actions, frame_stack=1, seed=seed)
 
     def _reset(self, mask: Mask, seeds: Sequence[int]) -> Array:
         by_env: list[int | None] = [None] * self.n_envs
         for env, seed in zip(np.flatnonzero(mask).tolist(), seeds, strict=True):
             by_env[env] = seed
-        obs, _ = self._envs.reset(seed=by_env, options={"reset_mask": mask})
+        # A list of seeds is accepted by all, though the base class speaks of one.
+        obs, _ = self._batch.reset(seed=by_env, options={"reset_mask": mask})  # type: ignore[arg-type]
         return pack(self.observation_space, obs)
 
     def _play(self, actions: Array) -> Played:
-        obs, reward, terminated, truncated, _ = self._envs.step(self._act(actions))
+        obs, reward, terminated, truncated, _ = self._batch.step(self._act(actions))
         obs = pack(self.observation_space, obs)
         return Played(obs, reward, terminated, truncated, terminated | truncated)
 
+    def render(self) -> Any:
+        """A picture of each environment, if they were made with `render_mode="rgb_array"`."""
+        return self._batch.render()
+
     def close(self) -> None:
         """Close all environments."""
-        self._envs.close()
+        self._batch.close()

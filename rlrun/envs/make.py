@@ -31,9 +31,9 @@ def make_vec(
         from rlrun.envs.atari import AtariEnv
 
         return AtariEnv(spec, n_envs, seed, kwargs or {})
-    from rlrun.envs.gym import GymVectorEnv
+    from rlrun.envs.gym import GymVectorEnv, make_batch
 
-    return GymVectorEnv(spec, n_envs, seed, kwargs or {})
+    return GymVectorEnv(make_batch(spec, n_envs, kwargs or {}), seed)
 
 
 def is_deterministic(env_id: str, kwargs: Mapping[str, Any] | None = None) -> bool:

@@ -48,7 +48,7 @@ class Step(NamedTuple):
     reset: Mask
     """`[B]`: the environment was reset, so `obs` is a first one. A lost life resets nothing."""
     final_obs: dict[int, Array]
-    """Last observation of each episode that was truncated."""
+    """Last observation of each environment that was reset."""
     episodes: list[Episode]
     """The games that ended."""
 
@@ -73,6 +73,17 @@ class BadEnvironment(ValueError):
     """An environment gave a reward or an observation that nothing can be learnt from."""
 
 
+class Interface(NamedTuple):
+    """What an algorithm has to know of its environments."""
+
+    n_envs: int
+    observation_space: spaces.Space[Any]
+    """Of one environment, as it has it: Dict and Tuple are packed on their way."""
+    action_space: spaces.Space[Any]
+    frame_stack: int = 1
+    """How many frames an observation holds, on its first axis, the newest last."""
+
+
 class VectorEnv(ABC):
     """`n_envs` environments stepped together, reset where an episode ends.
 
@@ -91,6 +102,15 @@ class VectorEnv(ABC):
     0: every one. More bounds both the seedings and, with the length of an episode, the replay.
     """
 
+    fps = 30
+    """Steps per second of what they show at its own pace."""
+    render_mode: str | None = None
+    """How `render` shows the environments; None if they were made without it."""
+    clips_rewards = False
+    """Are rewards commonly learnt from by their sign?"""
+    origin: tuple[str, dict[str, Any]] | None = None
+    """Id and keywords from which the same environments can be made, where it is known."""
+
     def __init__(
         self,
         n_envs: int,
@@ -103,6 +123,8 @@ class VectorEnv(ABC):
         self.observation_space = observation_space
         self.action_space = action_space
         self.frame_stack = frame_stack
+        self.interface = Interface(n_envs, observation_space, action_space, frame_stack)
+        self.turn = 0  # resets and steps so far: tells one user that another was here
         self._seed = seed
         self._episode = np.full(n_envs, -1)
         self._journal: list[Array] = []  # actions of all environments, one array per step
@@ -125,8 +147,24 @@ class VectorEnv(ABC):
     def close(self) -> None:
         """Free what the environments hold."""
 
+    def reseed(self, seed: int) -> None:
+        """Seed all episodes anew, from the first one on, which the next `reset` begins."""
+        self.turn += 1
+        self._seed = seed
+        self._episode[:] = -1
+
+    @property
+    def begun(self) -> bool:
+        """Are they in an episode?"""
+        return bool(self._episode.min() >= 0)
+
+    def render(self) -> Any:
+        """What the environments show of themselves, as gymnasium's `render` gives it."""
+        raise NotImplementedError
+
     def reset(self) -> Array:
         """Begin the next episode of every environment; `[B, ...]`."""
+        self.turn += 1
         everyone = np.ones(self.n_envs, np.bool_)
         return self._begin_episodes(everyone, everyone)
 
@@ -142,6 +180,7 @@ class VectorEnv(ABC):
         Raises:
             BadEnvironment: a reward or an observation is not finite, or outside of its space.
         """
+        self.turn += 1
         actions = np.array(actions)
         played = self._play(actions)
         self._journal.append(actions)
@@ -157,8 +196,7 @@ class VectorEnv(ABC):
             for env in np.flatnonzero(played.over).tolist():
                 length = int(self._lengths[env])
                 episodes.append(Episode(env, float(self._returns[env]), length))
-                if truncated[env]:
-                    final_obs[env] = np.array(obs[env])
+                final_obs[env] = np.array(obs[env])
             steps = len(self._journal) - self._begin
             obs = self._begin_episodes(played.over, played.over & (steps >= self.reseed_after))
         self._obs = obs
@@ -205,6 +243,7 @@ class VectorEnv(ABC):
             for env, begin in enumerate(self._begin.tolist())
         }
         return {
+            "seed": self._seed,
             "episode": self._episode.copy(),
             "seeded": self._seeded.copy(),
             "actions": actions,
@@ -227,6 +266,7 @@ class VectorEnv(ABC):
         for env, actions in enumerate(journals):
             if len(actions):
                 plan[-len(actions) :, env] = actions
+        self._seed = state["seed"]
         self._journal.clear()
         self._begin[:] = 0
         for t in range(total + 1):

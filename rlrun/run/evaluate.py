@@ -1,5 +1,6 @@
 """Playing whole episodes with a policy, without learning."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ def evaluate_policy(
     deterministic: bool,
     rng: torch.Generator,
     stop: StopRequest,
+    show: Callable[[VectorEnv], None] | None = None,
 ) -> Evaluation | None:
     """Play `episodes` episodes in fresh environments and close them.
 
@@ -60,6 +62,7 @@ def evaluate_policy(
         deterministic: take the most probable action instead of drawing one.
         rng: draws the actions, if they are drawn.
         stop: asked at each step.
+        show: called at the beginning and after each step.
 
     Returns:
         None if it was stopped.
@@ -75,6 +78,8 @@ def evaluate_policy(
         while any(len(done) < share for done, share in zip(played, shares, strict=True)):
             if stop:
                 return None
+            if show is not None:
+                show(envs)
             seen = torch.tensor(observations)
             actions, _, state = algorithm.act(seen, reset, state, None if deterministic else rng)
             step = envs.step(actions.numpy())

@@ -88,12 +88,15 @@ class TensorBoardLogger:
 
     def start(self, folder: Path, run_id: str, config: Mapping[str, Any], resume_step: int) -> None:
         """Begin a new event file; what older ones say after `resume_step` is hidden."""
+        self.open(folder / "tensorboard", resume_step)
+
+    def open(self, events: Path, resume_step: int) -> None:
+        """Begin a new event file in the folder `events`, as `start`."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
         self._event, self._summary = Event, Summary
-        events = folder / "tensorboard"
         events.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files in the order of their names, so they tell the time.
         self._file = (events / f"events.out.tfevents.{time.time_ns()}").open("xb", buffering=0)

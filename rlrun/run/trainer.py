@@ -7,22 +7,19 @@ checkpoints, the screen) draws on no generator of the training and changes none 
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlrun.algorithms.base import Algorithm
-from rlrun.data.collector import Collector
 from rlrun.run.checkpoint import Checkpointer
 from rlrun.run.console import Screen
 from rlrun.run.evaluate import Evaluation
 from rlrun.run.loggers import View
 from rlrun.run.logs import EpisodeLog, MetricsLog
 from rlrun.run.signals import StopRequest
+from rlrun.run.training import Training, Watcher
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 100  # episodes over which the return of the training is averaged
 WARM_UP = 2  # updates left out of the speed: first calls allocate and compile
 
 
@@ -31,11 +28,10 @@ class NotSavedError(OSError):
 
 
 class Trainer:
-    """One training. Owns the counters, the window of recent returns, and the best evaluation.
+    """A training in a folder of its own. Owns the best evaluation and the clock.
 
     Args:
-        algorithm: learns.
-        collector: acts.
+        training: learns, one segment at a time.
         total_timesteps: environment steps over all environments; the last segment may overshoot.
         log_interval: updates from one logged row to the next.
         evaluate: plays the evaluation episodes; returns None if it was stopped. None itself for
@@ -45,12 +41,12 @@ class Trainer:
         save_every_seconds: None for not by time.
         checkpointer, metrics_log, episode_log, evaluation_log: where things go.
         stop: asked between updates.
+        watcher: looks on at each step, and may end the training.
     """
 
     def __init__(
         self,
-        algorithm: Algorithm,
-        collector: Collector,
+        training: Training,
         *,
         total_timesteps: int,
         log_interval: int,
@@ -63,9 +59,9 @@ class Trainer:
         episode_log: EpisodeLog,
         evaluation_log: MetricsLog,
         stop: StopRequest,
+        watcher: Watcher | None = None,
     ) -> None:
-        self.algorithm = algorithm
-        self.collector = collector
+        self.training = training
         self.total_timesteps = total_timesteps
         self.log_interval = log_interval
         self.evaluate = evaluate
@@ -77,12 +73,9 @@ class Trainer:
         self.episode_log = episode_log
         self.evaluation_log = evaluation_log
         self.stop = stop
+        self.watcher = watcher
 
-        self.step = 0
-        self.updates = 0
-        self.episodes = 0
-        self.returns: deque[float] = deque(maxlen=WINDOW)
-        self.lengths: deque[int] = deque(maxlen=WINDOW)
+        self.watcher_stopped = False
         self.best_return = float("-inf")
         self.evaluated_at = 0
         self.last_evaluation: dict[str, Any] | None = None
@@ -95,7 +88,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Start from nothing: first episodes, empty logs."""
-        self.collector.reset()
+        self.training.collector.reset()
         for log in self._logs().values():
             log.rewind(0)
 
@@ -107,7 +100,7 @@ class Trainer:
             views: take every logged row, beside the files.
 
         Returns:
-            Whether the training is finished.
+            Whether the training is finished, or its watcher has stopped it.
 
         Raises:
             NonFiniteUpdate: the algorithm broke down; the last checkpoint is intact.
@@ -122,19 +115,26 @@ class Trainer:
                 self._evaluate()
             if self.stop or self.step >= self.total_timesteps:
                 break
-            begin = time.perf_counter()
+            begin, before = time.perf_counter(), self.step
             self._save_if_due()
-            self._iterate()
+            if not self._iterate():
+                self.watcher_stopped = True
+                break
             if warm_up:
                 warm_up -= 1
             else:
-                self.timed_steps += self.collector.n_steps * self.collector.envs.n_envs
+                self.timed_steps += self.step - before
                 self.timed_seconds += time.perf_counter() - begin
+        if self.watcher_stopped and self._evaluation_is_due():
+            self._evaluate()
         try:
             self._save(best=False)
         except OSError as error:
             raise NotSavedError(f"the last checkpoint could not be saved: {error}") from error
-        return self.step >= self.total_timesteps and not self._evaluation_is_due()
+        return self._is_over() and not self._evaluation_is_due()
+
+    def _is_over(self) -> bool:
+        return self.step >= self.total_timesteps or self.watcher_stopped
 
     @property
     def steps_per_second(self) -> float:
@@ -146,48 +146,37 @@ class Trainer:
         """Wall-clock seconds spent on this run, by all its processes."""
         return self.seconds_before + time.monotonic() - self._started
 
-    def _iterate(self) -> None:
-        """Collect one segment and learn from it."""
-        rollout, ended = self.collector.collect(self.algorithm.act)
-        for offset, episode in ended:
-            self.episodes += 1
-            self.returns.append(episode.ret)
-            self.lengths.append(episode.length)
-            self.episode_log.write(
-                self.step + offset, episode.env, episode.ret, episode.length, self.seconds
-            )
-        self.step += rollout.rewards.numel()
-        self.updates += 1
-        log = self.updates % self.log_interval == 0
-        progress = min(1.0, self.step / self.total_timesteps)
-        learnt = self.algorithm.update(rollout, progress, log)
-        return_mean, length_mean = self._recent()
-        if log:
-            metrics: dict[str, float] = {"train/episodes": self.episodes}
-            if return_mean is not None and length_mean is not None:
-                metrics |= {"train/return_mean": return_mean, "train/length_mean": length_mean}
-            metrics |= learnt
+    @property
+    def step(self) -> int:
+        """Environment steps so far, over all environments."""
+        return self.training.step
+
+    def _iterate(self) -> bool:
+        """Collect one segment and learn from it; False if the watcher has stopped it."""
+        training = self.training
+        rollout = training.collect(self.watcher)
+        for step, episode in training.ended:
+            self.episode_log.write(step, episode.env, episode.ret, episode.length, self.seconds)
+        if rollout is None:
+            return False
+        metrics = training.learn(rollout, self.total_timesteps, self.log_interval)
+        if metrics:
             metrics["time/seconds"] = self.seconds
             metrics["time/steps_per_second"] = self.steps_per_second
             self.metrics_log.write(self.step, metrics)
             self._view(metrics)
             self._shown = metrics
-        self.screen.update(self.step, self.steps_per_second, self._shown, return_mean, length_mean)
+        self.screen.update(self.step, self.steps_per_second, self._shown, *training.recent())
+        return True
 
     def _view(self, metrics: Mapping[str, float]) -> None:
         for view in self.views:
             view.write(self.step, metrics)
 
-    def _recent(self) -> tuple[float | None, float | None]:
-        """Mean return and length of the last episodes; None before the first has ended."""
-        if not self.returns:
-            return None, None
-        return sum(self.returns) / len(self.returns), sum(self.lengths) / len(self.lengths)
-
     def _evaluation_is_due(self) -> bool:
         if self.evaluate is None or self.evaluated_at == self.step:
             return False
-        if self.step >= self.total_timesteps:
+        if self._is_over():
             return True
         every = self.evaluate_every
         return every is not None and self.step // every > self.evaluated_at // every
@@ -232,60 +221,52 @@ class Trainer:
         return True
 
     def _save(self, best: bool) -> None:
-        memory = self.algorithm.memory
+        memory = self.training.algorithm.memory
         self.checkpointer.save(self.step, self.state_dict(), memory, best=best, meta={})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
-        return {
-            "algorithm": self.algorithm.state_dict(),
-            "collector": self.collector.state_dict(),
-            "trainer": {
-                "step": self.step,
-                "updates": self.updates,
-                "episodes": self.episodes,
-                "returns": list(self.returns),
-                "lengths": list(self.lengths),
+        return self.training.state_dict() | {
+            "run": {
                 "best_return": self.best_return,
                 "evaluated_at": self.evaluated_at,
                 "last_evaluation": self.last_evaluation,
                 "seconds": self.seconds,
                 "timed_steps": self.timed_steps,
                 "timed_seconds": self.timed_seconds,
+                "logs": {name: log.offset for name, log in self._logs().items()},
             },
-            "logs": {name: log.offset for name, log in self._logs().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Take over what `state_dict` gave; the logs are cut to where they were then.
 
+        A state without the part `run` is that of a model that was trained without a folder.
+
         Returns:
             Whether the environments are where they were. If they cannot be replayed, all of them
             begin new episodes.
         """
-        self.algorithm.load_state_dict(state["algorithm"])
-        exact = self.collector.load_state_dict(state["collector"])
-        kept = state["trainer"]
-        self.step = kept["step"]
-        self.updates = kept["updates"]
-        self.episodes = kept["episodes"]
-        self.returns = deque(kept["returns"], WINDOW)
-        self.lengths = deque(kept["lengths"], WINDOW)
-        self.best_return = kept["best_return"]
-        self.evaluated_at = kept["evaluated_at"]
-        self.last_evaluation = kept["last_evaluation"]
-        self.seconds_before = kept["seconds"]
-        self.timed_steps = kept["timed_steps"]
-        self.timed_seconds = kept["timed_seconds"]
+        exact = self.training.load_state_dict(state)
+        offsets = dict.fromkeys(self._logs(), 0)
+        if kept := state.get("run"):
+            self.best_return = kept["best_return"]
+            self.evaluated_at = kept["evaluated_at"]
+            self.last_evaluation = kept["last_evaluation"]
+            self.seconds_before = kept["seconds"]
+            self.timed_steps = kept["timed_steps"]
+            self.timed_seconds = kept["timed_seconds"]
+            offsets = kept["logs"]
         for name, log in self._logs().items():
-            log.rewind(state["logs"][name])
+            log.rewind(offsets[name])
         return exact
 
     def result(self) -> dict[str, Any]:
         """What came out, for `result.json`."""
-        return_mean, _ = self._recent()
+        return_mean, _ = self.training.recent()
         return {
             "step": self.step,
+            "total_timesteps": self.total_timesteps,
             "steps_per_second": self.steps_per_second,
             "eval": self.last_evaluation,
             "train_return_last100": return_mean,

@@ -33,11 +33,11 @@ def update(algorithm, batch, progress=0.0, log=False):
 
 
 def weights(algorithm):
-    return {name: p.detach().clone() for name, p in algorithm.network.named_parameters()}
+    return {name: p.detach().clone() for name, p in algorithm.actor.named_parameters()}
 
 
 def loss_by_hand(algorithm, batch, vf_coef=0.25, ent_coef=0.01, **settings):
-    policy_loss, value_loss, entropy, _, _ = by_hand(algorithm.network, batch, **settings)
+    policy_loss, value_loss, entropy, _, _ = by_hand(algorithm.actor, batch, **settings)
     return policy_loss + vf_coef * value_loss - ent_coef * entropy
 
 
@@ -61,7 +61,7 @@ def test_three_updates_are_rmsprop_on_the_gradient_of_the_loss(kind, settings, b
     mean_squares = [torch.ones_like(p) for p in algorithm.parameters]
     clipped = 0
     for seed in range(3):
-        batch = segment(algorithm.network, seed)
+        batch = segment(algorithm.actor, seed)
         loss = loss_by_hand(algorithm, batch, **hand)
         gradients = torch.autograd.grad(loss, algorithm.parameters)
         norm = torch.cat([g.flatten() for g in gradients]).norm().item()
@@ -87,7 +87,7 @@ def test_three_updates_are_rmsprop_on_the_gradient_of_the_loss(kind, settings, b
 def test_the_schedule_is_never_left_and_the_rate_never_negative():
     algorithm = make(learning_rate=0.1)
     rates = [
-        update(algorithm, segment(algorithm.network), progress, log=True)["optim/learning_rate"]
+        update(algorithm, segment(algorithm.actor), progress, log=True)["optim/learning_rate"]
         for progress in (0.0, 0.25, 0.999, 1.0, 1.1)
     ]
     assert rates == pytest.approx([0.1, 0.075, 0.0001, 0.0, 0.0])
@@ -97,7 +97,7 @@ def test_the_schedule_is_never_left_and_the_rate_never_negative():
 def test_at_the_end_of_the_schedule_nothing_moves():
     algorithm = make()
     before = weights(algorithm)
-    update(algorithm, segment(algorithm.network), progress=1.0)
+    update(algorithm, segment(algorithm.actor), progress=1.0)
     assert_same_weights(algorithm, before)
 
 
@@ -105,7 +105,7 @@ def test_rewards_are_scaled_for_learning_alone():
     scaled, plain = make(normalize_rewards=True, gamma=0.9), make(gamma=0.9)
     scale = RewardScale(0.9, 3)
     for seed in range(3):
-        batch = segment(plain.network, seed)
+        batch = segment(plain.actor, seed)
         batch.rewards *= 100.0
         raw = batch.rewards.clone()
         scaled.update(batch, 0.0, log=False)
@@ -120,8 +120,8 @@ def test_rewards_are_scaled_for_learning_alone():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_changes_nothing(where, value):
     algorithm = make()
-    update(algorithm, segment(algorithm.network))
-    batch = segment(algorithm.network, seed=1)
+    update(algorithm, segment(algorithm.actor))
+    batch = segment(algorithm.actor, seed=1)
     getattr(batch, where).view(-1)[0] = value
     before = weights(algorithm)
     mean_squares = copy.deepcopy(algorithm.optimizer.state_dict())
@@ -137,8 +137,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(where, value):
 def test_asking_for_metrics_changes_nothing(kind):
     asked, silent = make(kind), make(kind)
     for seed in range(4):
-        assert update(asked, segment(asked.network, seed), 0.1, log=True)
-        assert update(silent, segment(silent.network, seed), 0.1) == {}
+        assert update(asked, segment(asked.actor, seed), 0.1, log=True)
+        assert update(silent, segment(silent.actor, seed), 0.1) == {}
     assert_same_weights(asked, weights(silent))
 
 
@@ -146,12 +146,12 @@ def test_asking_for_metrics_changes_nothing(kind):
 def test_state_dict_carries_everything(kind):
     algorithm = make(kind, normalize_rewards=True)
     for seed in range(3):
-        update(algorithm, segment(algorithm.network, seed))
+        update(algorithm, segment(algorithm.actor, seed))
     other = make(kind, seed=9, normalize_rewards=True)
     other.load_state_dict(copy.deepcopy(algorithm.state_dict()))
     for seed in range(3, 6):
-        first = update(algorithm, segment(algorithm.network, seed), log=True)
-        assert update(other, segment(other.network, seed), log=True) == first
+        first = update(algorithm, segment(algorithm.actor, seed), log=True)
+        assert update(other, segment(other.actor, seed), log=True) == first
     assert_same_weights(other, weights(algorithm))
 
 
@@ -159,7 +159,7 @@ def test_no_generator_is_drawn_from():
     rng = torch.Generator().manual_seed(0)
     algorithm = A2C(policy_of("discrete"), envs_of("discrete"), rng)
     before = rng.get_state(), torch.get_rng_state()
-    update(algorithm, segment(algorithm.network), log=True)
+    update(algorithm, segment(algorithm.actor), log=True)
     assert torch.equal(rng.get_state(), before[0])
     assert torch.equal(torch.get_rng_state(), before[1])
 
@@ -170,7 +170,7 @@ def test_actions_are_those_of_the_network():
         observations = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
         found, expected = (
             act(each, observations, torch.Generator().manual_seed(1))
-            for each in (algorithm, algorithm.network)
+            for each in (algorithm, algorithm.actor)
         )
         assert all(map(torch.equal, found, expected))
         assert algorithm.n_statistics == found.statistics.shape[-1]
@@ -201,7 +201,7 @@ def trained(*words, updates=4):
     parts = assemble(compose([*PENDULUM, *words]))
     parts.collector.reset()
     for i in range(updates):
-        rollout, _ = parts.collector.collect(parts.algorithm.act)
+        rollout = parts.collector.collect(parts.algorithm.act)
         parts.algorithm.update(rollout, i / 10, log=False)
     parts.collector.envs.close()
     return weights(parts.algorithm)
@@ -221,5 +221,5 @@ def test_every_setting_is_alive():
 
 
 def assert_same_weights(algorithm, expected):
-    for name, p in algorithm.network.named_parameters():
+    for name, p in algorithm.actor.named_parameters():
         assert torch.equal(p, expected[name]), name

@@ -642,7 +642,7 @@ def test_bits_are_factors_of_two(cls, settings):
 
 
 def trained(algorithm):
-    network = algorithm.actor if isinstance(algorithm, ACER) else algorithm.network
+    network = algorithm.actor
     return list(network.parameters())
 
 

@@ -50,7 +50,7 @@ def update(algorithm, batch, progress=0.0, log=False):
 
 
 def weights(algorithm):
-    return {name: p.detach().clone() for name, p in algorithm.network.named_parameters()}
+    return {name: p.detach().clone() for name, p in algorithm.actor.named_parameters()}
 
 
 def factors(algorithm):
@@ -64,7 +64,7 @@ def normalized(kind):
 
 
 def gradient_by_hand(algorithm, batch, vf_coef=0.25, ent_coef=0.01, **settings):
-    network = algorithm.network
+    network = algorithm.actor
     kind = "discrete" if network.log_std is None else "box"
     settings = {"normalize": normalized(kind)} | settings
     policy_loss, value_loss, entropy, _, _ = by_hand(network, batch, **settings)
@@ -78,7 +78,7 @@ def gradient_of_update(algorithm, batch):
     found = {}
     step = algorithm.optimizer.step
     algorithm.optimizer.step = lambda lr: found.update(
-        {name: p.grad.clone() for name, p in algorithm.network.named_parameters()}
+        {name: p.grad.clone() for name, p in algorithm.actor.named_parameters()}
     )
     metrics = update(algorithm, batch, log=True)
     algorithm.optimizer.step = step
@@ -103,7 +103,7 @@ def gradient_of_update(algorithm, batch):
 def test_the_gradient_is_that_of_the_loss(kind, settings, hand):
     """Policy loss, value loss without a half, entropy; no clipping before the optimiser."""
     algorithm = make(kind, **settings)
-    batch = segment(algorithm.network)
+    batch = segment(algorithm.actor)
     loss, expected = gradient_by_hand(algorithm, batch, **hand)
     metrics, found = gradient_of_update(algorithm, batch)
     torch.testing.assert_close(found, expected)
@@ -114,7 +114,7 @@ def test_rewards_are_scaled_for_learning_alone():
     scaled, plain = make(normalize_rewards=True, gamma=0.9), make(gamma=0.9)
     scale = RewardScale(0.9, 3)
     for seed in range(3):
-        batch = segment(plain.network, seed)
+        batch = segment(plain.actor, seed)
         batch.rewards *= 100.0
         raw = batch.rewards.clone()
         scaled.update(batch, 0.0, log=False)
@@ -130,7 +130,7 @@ def test_rewards_are_scaled_for_learning_alone():
 
 def log_likelihood(algorithm, batch, noise, coef):
     """log p(a, v | s) of sampled actions and values, and what each layer saw and gave."""
-    network = algorithm.network
+    network = algorithm.actor
     x = network.policy.features(batch.observations[:-1].flatten(0, 1))
     seen, given, outputs = [], [], []
     for tower in network.policy.heads.values():
@@ -171,7 +171,7 @@ def dense_blocks(algorithm, batch, rng_state, coef):
 def natural_by_hand(algorithm, gradients, blocks, damping):
     """`(G (x) A + damping I)^-1` times the gradient, with the matrices written out."""
     layers = [
-        name for name, module in algorithm.network.named_modules() if isinstance(module, nn.Linear)
+        name for name, module in algorithm.actor.named_modules() if isinstance(module, nn.Linear)
     ]
     steps = {}
     for name, (a, g) in zip(layers, blocks, strict=True):
@@ -195,7 +195,7 @@ def test_the_step_is_the_gradient_by_the_inverse_of_dense_fisher_blocks(
     )
     kept = None
     for seed in range(2):
-        batch = segment(algorithm.network, seed)
+        batch = segment(algorithm.actor, seed)
         _, gradients = gradient_by_hand(algorithm, batch)
         now = dense_blocks(algorithm, batch, algorithm.rng.get_state(), coef)
         if kept is None:
@@ -216,7 +216,7 @@ def many_samples(algorithm, n=40_000):
     """Actions in one and the same state."""
     g = torch.Generator().manual_seed(1)
     observations = torch.randn(1, 4, generator=g).expand(n, 4)
-    actions, statistics, _ = act(algorithm.network, observations, g)
+    actions, statistics, _ = act(algorithm.actor, observations, g)
     algorithm._observe_curvature(observations, apart(n), actions)
     blocks = algorithm.optimizer.blocks
     return (blocks[f"policy.heads.{name}.2"].g for name in ("policy", "value")), statistics[0]
@@ -246,16 +246,16 @@ def test_sampled_scores_of_the_value_have_variance_four_coef_squared(coef):
 @KINDS
 def test_the_fisher_pass_leaves_gradients_and_draws_the_noise_of_the_values_alone(kind):
     algorithm = make(kind)
-    batch = segment(algorithm.network)
-    for p in algorithm.network.parameters():
+    batch = segment(algorithm.actor)
+    for p in algorithm.actor.parameters():
         p.grad = torch.full_like(p, 7.0)
     expected = torch.Generator().set_state(algorithm.rng.get_state())
     torch.randn(batch.rewards.numel(), generator=expected)
     before, numpy_before = torch.get_rng_state(), str(np.random.get_state())
     start = weights(algorithm)
     algorithm._observe_curvature(*segments.acted_in(batch), batch.actions.flatten(0, 1))
-    assert all((p.grad == 7.0).all() for p in algorithm.network.parameters())
-    assert all(p.requires_grad for p in algorithm.network.parameters())
+    assert all((p.grad == 7.0).all() for p in algorithm.actor.parameters())
+    assert all(p.requires_grad for p in algorithm.actor.parameters())
     assert_same_weights(algorithm, start)
     assert torch.equal(algorithm.rng.get_state(), expected.get_state())
     assert torch.equal(torch.get_rng_state(), before)
@@ -265,7 +265,7 @@ def test_the_fisher_pass_leaves_gradients_and_draws_the_noise_of_the_values_alon
 @KINDS
 def test_a_whole_update_draws_no_more_than_that(kind):
     algorithm = make(kind, cold_iter=0, normalize_rewards=True)
-    batch = segment(algorithm.network)
+    batch = segment(algorithm.actor)
     expected = torch.Generator().set_state(algorithm.rng.get_state())
     torch.randn(batch.rewards.numel(), generator=expected)
     before = torch.get_rng_state()
@@ -278,7 +278,7 @@ def test_a_whole_update_draws_no_more_than_that(kind):
 def test_factors_know_neither_rewards_nor_coefficients_of_the_loss(kind):
     """Scores are those of the samples: no advantage, no loss weighs them."""
     first, second = make(kind), make(kind, vf_coef=9.0, ent_coef=3.0, gamma=0.1)
-    batch = segment(first.network)
+    batch = segment(first.actor)
     update(first, batch)
     batch.rewards *= -50.0
     update(second, batch)
@@ -298,7 +298,7 @@ def test_the_learning_rate_of_each_update_follows_the_schedule_and_is_never_nega
         algorithm.optimizer.step = lambda lr, rates=rates, step=step: (rates.append(lr), step(lr))
         progresses = [0.0, 0.2, 0.5, 0.9, 1.0, 1.5]
         logged = [
-            update(algorithm, segment(algorithm.network, i), p, log=True)["optim/learning_rate"]
+            update(algorithm, segment(algorithm.actor, i), p, log=True)["optim/learning_rate"]
             for i, p in enumerate(progresses)
         ]
         assert rates == logged == pytest.approx([0.1 * schedule(p) for p in progresses])
@@ -309,9 +309,9 @@ def test_the_learning_rate_of_each_update_follows_the_schedule_and_is_never_nega
 def test_at_the_end_of_the_schedule_nothing_moves(kind):
     algorithm = make(kind, cold_iter=1)
     for seed in range(3):
-        update(algorithm, segment(algorithm.network, seed))
+        update(algorithm, segment(algorithm.actor, seed))
     before = weights(algorithm)
-    update(algorithm, segment(algorithm.network, 9), progress=1.0)
+    update(algorithm, segment(algorithm.actor, 9), progress=1.0)
     assert_same_weights(algorithm, before)
 
 
@@ -329,7 +329,7 @@ def test_the_first_updates_follow_the_clipped_gradient(settings, rate, bound):
     algorithm = make(cold_iter=2, momentum=0.6, warm_max_grad_norm=1e-6, **settings)
     buffers = {name: torch.zeros_like(p) for name, p in weights(algorithm).items()}
     for seed in range(2):
-        batch = segment(algorithm.network, seed)
+        batch = segment(algorithm.actor, seed)
         _, gradients = gradient_by_hand(algorithm, batch)
         norm = torch.cat([g.flatten() for g in gradients.values()]).norm().item()
         expected = {}
@@ -339,7 +339,7 @@ def test_the_first_updates_follow_the_clipped_gradient(settings, rate, bound):
         update(algorithm, batch, progress=0.25)
         torch.testing.assert_close(weights(algorithm), expected)
     before = weights(algorithm)
-    update(algorithm, segment(algorithm.network, 5))
+    update(algorithm, segment(algorithm.actor, 5))
     moved = torch.cat([(p - before[n]).flatten() for n, p in weights(algorithm).items()])
     assert 0.0 < moved.norm() < 1e-4  # the other bound, and the preconditioner
 
@@ -358,12 +358,12 @@ def measured(before, after, observations, coef):
 def test_the_logged_kl_is_that_between_the_networks_before_and_after(kind, coef):
     algorithm = make(kind, cold_iter=1, vf_fisher_coef=coef)
     for seed in range(4):
-        batch = segment(algorithm.network, seed)
-        before = make(kind).network
-        before.load_state_dict(algorithm.network.state_dict())
+        batch = segment(algorithm.actor, seed)
+        before = make(kind).actor
+        before.load_state_dict(algorithm.actor.state_dict())
         metrics = update(algorithm, batch, log=True)
         states = batch.observations[:-1].flatten(0, 1)
-        policy, value = measured(before, algorithm.network, states, coef)
+        policy, value = measured(before, algorithm.actor, states, coef)
         assert metrics["trust_region/policy_kl"] == pytest.approx(policy, rel=1e-5)
         assert metrics["trust_region/value_kl"] == pytest.approx(value, rel=1e-5)
         assert metrics["trust_region/kl"] == pytest.approx(policy + value, rel=1e-5)
@@ -376,7 +376,7 @@ def predicted_by_measured(kind, hidden, updates=25):
     algorithm = ACKTR(policy, envs, generator(0, "replay"), kfac_update=1, vf_kfac_clip=0.001)
     ratios = []
     for seed in range(updates):
-        metrics = update(algorithm, segment(algorithm.network, seed, n_envs=200), log=True)
+        metrics = update(algorithm, segment(algorithm.actor, seed, n_envs=200), log=True)
         ratios.append(
             [
                 metrics[f"kfac_{group}/predicted_kl"] / metrics[f"trust_region/{group}_kl"]
@@ -405,7 +405,7 @@ def test_a_step_stays_inside_the_trust_region(kind):
     settings = PLAIN | {"kfac_clip": 1e-3, "learning_rate": 10.0}
     algorithm = make(kind, **settings, damping=1e-6)
     for seed in range(3):
-        metrics = update(algorithm, segment(algorithm.network, seed), log=True)
+        metrics = update(algorithm, segment(algorithm.actor, seed), log=True)
         predicted = metrics["kfac_policy/predicted_kl"] + metrics["kfac_value/predicted_kl"]
         # Where damping is next to nothing, twice the predicted KL is the bound itself.
         assert 0.3 * 1e-3 < 2.0 * predicted < 1e-3 * (1.0 + 1e-9)
@@ -415,7 +415,7 @@ def test_a_step_stays_inside_the_trust_region(kind):
 
 def after_one(vf_coef, **settings):
     algorithm = make(**PLAIN | {"kfac_clip": 1e-3}, vf_coef=vf_coef, learning_rate=10.0, **settings)
-    metrics = update(algorithm, segment(algorithm.network), log=True)
+    metrics = update(algorithm, segment(algorithm.actor), log=True)
     return weights(algorithm), metrics
 
 
@@ -493,7 +493,7 @@ def picture_learner(**settings):
 
 
 def names_of(algorithm):
-    names = {id(p): name for name, p in algorithm.network.named_parameters()}
+    names = {id(p): name for name, p in algorithm.actor.named_parameters()}
     groups = algorithm.optimizer.groups
     return {group: {names[id(p)] for p in members} for group, members in groups.items()}
 
@@ -515,7 +515,7 @@ def test_a_trunk_that_both_use_belongs_to_the_policy():
 
 def test_looking_for_the_groups_leaves_no_gradients():
     algorithm = make()
-    assert all(p.grad is None for p in algorithm.network.parameters())
+    assert all(p.grad is None for p in algorithm.actor.parameters())
 
 
 # What cannot be trained.
@@ -570,8 +570,8 @@ def test_conflicts_between_settings():
 def test_numbers_that_are_not_finite_change_no_weight(where, warm, value, log):
     algorithm = make(cold_iter=1)
     for seed in range(2 if warm else 0):
-        update(algorithm, segment(algorithm.network, seed))
-    batch = segment(algorithm.network, seed=9)
+        update(algorithm, segment(algorithm.actor, seed))
+    batch = segment(algorithm.actor, seed=9)
     getattr(batch, where).view(-1)[0] = value
     before, statistics = weights(algorithm), factors(algorithm)
     optimizer = copy.deepcopy(algorithm.optimizer.state_dict())
@@ -591,8 +591,8 @@ def test_numbers_that_are_not_finite_change_no_weight(where, warm, value, log):
 
 def test_weights_that_are_not_finite_are_told():
     algorithm = make()
-    batch = segment(algorithm.network)
-    next(algorithm.network.parameters()).data[0, 0] = math.nan
+    batch = segment(algorithm.actor)
+    next(algorithm.actor.parameters()).data[0, 0] = math.nan
     with pytest.raises(NonFiniteUpdate, match="heads"):
         update(algorithm, batch)
 
@@ -605,9 +605,9 @@ def test_asking_for_metrics_changes_nothing(kind):
     settings = {"cold_iter": 2, "kfac_update": 3, "normalize_rewards": True}
     asked, silent = make(kind, **settings), make(kind, **settings)
     for seed in range(6):
-        metrics = update(asked, segment(asked.network, seed), 0.1, log=True)
+        metrics = update(asked, segment(asked.actor, seed), 0.1, log=True)
         assert all(map(math.isfinite, metrics.values()))
-        assert update(silent, segment(silent.network, seed), 0.1) == {}
+        assert update(silent, segment(silent.actor, seed), 0.1) == {}
     assert_same_weights(asked, weights(silent))
 
 
@@ -629,14 +629,14 @@ def test_state_dict_carries_everything(kind, background, updates):
     }
     algorithm = make(kind, **settings)
     for seed in range(updates):
-        update(algorithm, segment(algorithm.network, seed))
+        update(algorithm, segment(algorithm.actor, seed))
     other = make(kind, seed=9, **settings)
     state = copy.deepcopy(algorithm.state_dict())
     assert (state["optimizer"]["bases"]["pending"] is not None) == (updates in (6, 7))
     other.load_state_dict(state)
     for seed in range(updates, updates + 6):
-        first = update(algorithm, segment(algorithm.network, seed), log=True)
-        second = update(other, segment(other.network, seed), log=True)
+        first = update(algorithm, segment(algorithm.actor, seed), log=True)
+        second = update(other, segment(other.actor, seed), log=True)
         assert without_clock(first) == without_clock(second)
     assert_same_weights(other, weights(algorithm))
 
@@ -649,7 +649,7 @@ def test_decomposing_beside_the_training_changes_no_bit(kind, rule, lag):
     beside, between = make(kind, async_eigen_decomp=True, **settings), make(kind, **settings)
     for seed in range(10):
         for each in (beside, between):
-            update(each, segment(each.network, seed))
+            update(each, segment(each.actor, seed))
     assert_same_weights(beside, weights(between))
 
 
@@ -659,16 +659,16 @@ def test_actions_are_those_of_the_network():
         observations = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
         found, expected = (
             act(each, observations, torch.Generator().manual_seed(1))
-            for each in (algorithm, algorithm.network)
+            for each in (algorithm, algorithm.actor)
         )
         assert all(map(torch.equal, found, expected))
         assert algorithm.n_statistics == found.statistics.shape[-1]
         assert algorithm.state_size == found.state.shape[-1] == 0
         greedy, expected = (
-            act(each, observations, None).actions for each in (algorithm, algorithm.network)
+            act(each, observations, None).actions for each in (algorithm, algorithm.actor)
         )
         assert torch.equal(greedy, expected)
-        assert torch.equal(greedy, algorithm.network.distribution.mode(found.statistics))
+        assert torch.equal(greedy, algorithm.actor.distribution.mode(found.statistics))
 
 
 # Every setting, in the environments themselves.
@@ -724,7 +724,7 @@ def trained(words, updates=9):
     parts = assemble(compose(words))
     parts.collector.reset()
     for i in range(updates):
-        rollout, _ = parts.collector.collect(parts.algorithm.act)
+        rollout = parts.collector.collect(parts.algorithm.act)
         parts.algorithm.update(rollout, i / 20, log=False)
     parts.collector.envs.close()
     return weights(parts.algorithm)
@@ -760,7 +760,7 @@ def test_settings_of_pictures_are_alive():
 
 
 def assert_same_weights(algorithm, expected):
-    for name, p in algorithm.network.named_parameters():
+    for name, p in algorithm.actor.named_parameters():
         assert torch.equal(p, expected[name]), name
 
 

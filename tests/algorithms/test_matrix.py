@@ -90,7 +90,7 @@ def without_clock(metrics):
 
 def learn(parts, update):
     """One update; the segment it is from, its metrics, and all that is learnt."""
-    rollout, _ = parts.collector.collect(parts.algorithm.act)
+    rollout = parts.collector.collect(parts.algorithm.act)
     segment = {f.name: getattr(rollout, f.name).clone() for f in fields(Rollout)}
     metrics = parts.algorithm.update(rollout, update / 10, log=True)
     assert all(map(math.isfinite, metrics.values())), metrics

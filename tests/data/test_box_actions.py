@@ -44,7 +44,7 @@ gymnasium.register("BoxRecorder-v0", entry_point=Recorder, disable_env_checker=T
 
 
 def recorders(envs):
-    return [env.unwrapped for env in envs._envs.envs]
+    return [env.unwrapped for env in envs._batch.envs]
 
 
 def normal_act(scale=2.0):
@@ -63,7 +63,7 @@ def collected(dtype="float32", flat=False, n_envs=3, steps=4):
     size = 3 if flat else 6
     collector = Collector(envs, steps, 2 * size, 0, False, torch.Generator().manual_seed(0))
     collector.reset()
-    rollout, _ = collector.collect(normal_act())
+    rollout = collector.collect(normal_act())
     given = np.stack([env.given for env in recorders(envs)], axis=1)
     envs.close()
     return rollout, given
@@ -142,7 +142,8 @@ def pendulum(seed=0, n_envs=3, steps=8, limit=30):
 
 
 def collect(collector, network):
-    rollout, ended = collector.collect(network.act)
+    ended = []
+    rollout = collector.collect(network.act, lambda step: ended.append(step.episodes) or True)
     return type(rollout)(**{name: value.clone() for name, value in vars(rollout).items()}), ended
 
 

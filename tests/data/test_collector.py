@@ -5,9 +5,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlrun.data.collector import Collector, Ended
+from rlrun.data.collector import Collector
 from rlrun.envs import Episode, ReplayMismatch, VectorEnv, make_vec
 from rlrun.envs.vector import Played
+from rlrun.run.training import Ended
 
 ENVS, STEPS, ACTIONS, STATE = 3, 4, 5, 2
 SCRIPT = {
@@ -103,8 +104,21 @@ def collector_of(envs=None, clip_rewards=False, seed=3):
 
 def collect(collector, act=act):
     """A segment that stays as it is, whatever the collector does next, and what ended."""
-    rollout, ended = collector.collect(act)
-    return type(rollout)(**{name: value.clone() for name, value in vars(rollout).items()}), ended
+    steps, ended = 0, []
+
+    def watch(step):
+        nonlocal steps
+        steps += ENVS
+        ended.extend(Ended(steps, episode) for episode in step.episodes)
+        return True
+
+    rollout = collector.collect(act, watch)
+    assert steps == STEPS * ENVS
+    return copied(rollout), ended
+
+
+def copied(rollout):
+    return type(rollout)(**{name: value.clone() for name, value in vars(rollout).items()})
 
 
 @pytest.fixture
@@ -200,7 +214,7 @@ def test_last_observations_are_those_before_the_reset(collector):
 
 def test_last_observations_outlive_the_next_segment(collector):
     """Unlike the other tensors, which are written over; a memory may hold them as they are."""
-    rollout, _ = collector.collect(act)
+    rollout = collector.collect(act)
     finals, index = rollout.final_observations, rollout.final_index
     before = finals.clone(), index.clone()
     collector.collect(act)
@@ -295,8 +309,10 @@ def test_observations_that_are_plain_numbers():
     collector = Collector(envs, 100, 10, 0, False, torch.Generator())
     collector.reset()
     uniform = torch.full((2, 10), 0.1)
-    rollout, ended = collector.collect(
-        lambda observations, reset, state, rng: (observations, uniform, state)
+    episodes = []
+    rollout = collector.collect(
+        lambda observations, reset, state, rng: (observations, uniform, state),
+        lambda step: episodes.append(step.episodes) or True,
     )
     envs.close()
     assert rollout.observations.shape == (101, 2)
@@ -304,4 +320,4 @@ def test_observations_that_are_plain_numbers():
     assert (rollout.rewards == 1).all()
     assert rollout.final_observations.shape == (2,)
     assert rollout.final_index.tolist() == [[99, 0], [99, 1]]
-    assert ended == [Ended(200, Episode(env, 100.0, 100)) for env in range(2)]
+    assert episodes == [[]] * 99 + [[Episode(env, 100.0, 100) for env in range(2)]]

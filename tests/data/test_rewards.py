@@ -173,5 +173,18 @@ def test_sums_that_do_not_vary_blow_nothing_up():
     scale = RewardScale(0.99, 2)
     ones = torch.ones(1, 2)
     no = torch.zeros(1, 2, dtype=torch.bool)
-    rollout = SimpleNamespace(rewards=ones, terminated=no, truncated=no)
+    rollout = SimpleNamespace(rewards=ones, terminated=no, truncated=no, reset=no)
     assert observed_and_scaled(scale, rollout).tolist() == [[10.0, 10.0]]
+
+
+def test_environments_that_somebody_else_has_reset_begin_new_sums():
+    scale, other = RewardScale(1.0, ENVS), RewardScale(1.0, ENVS)
+    first, second = segment(0, ends=0.0), segment(1, ends=0.0)
+    scale.observe(first)
+    other.observe(first)
+    second.reset[0, 1] = True
+    scale.observe(second)
+    expected = second.rewards.sum(0)
+    expected[[0, *range(2, ENVS)]] += first.rewards.sum(0)[[0, *range(2, ENVS)]]
+    assert torch.allclose(scale.sums, expected)
+    assert scale.count == other.count + second.rewards.numel()

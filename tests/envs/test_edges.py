@@ -82,12 +82,12 @@ def make(n_envs=3, limit=None, seed=0, **kwargs):
 
 
 def inside(envs):
-    return [env.unwrapped for env in envs._envs.envs]
+    return [env.unwrapped for env in envs._batch.envs]
 
 
 def shown(envs):
     """What each environment last gave, by itself."""
-    return envs._envs._env_obs
+    return envs._batch._env_obs
 
 
 def assert_shows(space, packed, expected):

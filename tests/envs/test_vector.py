@@ -130,6 +130,9 @@ def test_truncation_hands_the_last_observation_aside():
     assert step.reset.all()
     assert sorted(step.final_obs) == [0, 1]
     assert not np.array_equal(step.final_obs[0], step.obs[0])
+    before = step.final_obs[0].copy()
+    assert not envs.step(np.array([0, 1])).final_obs
+    assert np.array_equal(step.final_obs[0], before)  # it outlives the next step
     assert [(e.env, e.ret, e.length) for e in step.episodes] == [(0, 5.0, 5), (1, 5.0, 5)]
 
 
@@ -157,7 +160,9 @@ def test_an_episode_that_ends_at_its_limit_is_terminated_only():
     envs.reset()
     for _ in range(3):
         step = envs.step(np.array([0]))
-    assert (step.terminated[0], step.truncated[0], step.final_obs) == (True, False, {})
+    assert (step.terminated[0], step.truncated[0]) == (True, False)
+    assert step.reset[0]
+    assert {env: final.tolist() for env, final in step.final_obs.items()} == {0: [3.0]}
     assert [(e.ret, e.length) for e in step.episodes] == [(3.0, 3)]
 
 

@@ -5,17 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from gymnasium import spaces
 
-from rlrun.data.collector import Ended
-from rlrun.envs import Episode
+from rlrun.envs import Episode, Interface
 from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.run import trainer as module
 from rlrun.run.evaluate import Evaluation
 from rlrun.run.signals import StopRequest
 from rlrun.run.trainer import NotSavedError, Trainer
+from rlrun.run.training import Ended, Training
 
 STEPS, ENVS = 5, 2
 N = STEPS * ENVS
+INTERFACE = Interface(ENVS, spaces.Box(-1, 1, (3,)), spaces.Discrete(2))
 
 
 class Clock:
@@ -65,7 +67,8 @@ class Harness:
     """A trainer among fakes; everything that it asks of them is kept, in order, in `told`.
 
     Segment `k` (from 0) brings `episodes(k)`, update `k` (from 1) takes `seconds(k)`, evaluation
-    `k` (from 1) gives the mean `means(k)` and takes `evaluation_seconds`.
+    `k` (from 1) gives the mean `means(k)` and takes `evaluation_seconds`. The watcher, where there
+    is to be one, stops after step `watch_until` of the environments.
     """
 
     def __init__(
@@ -81,26 +84,27 @@ class Harness:
         means=None,
         evaluation_seconds=0.0,
         failing=(),
+        watch_until=None,
     ):
         self.clock, self.told, self.failing, self.exact = clock, [], failing, True
         self.episodes, self.seconds, self.means = episodes, seconds, means
         self.evaluation_seconds = evaluation_seconds
-        self.segments, self.learnt, self.evaluations = 0, 0, 0
+        self.segments, self.in_hand, self.learnt, self.evaluations = 0, 0, 0, 0
         self.memory, self.state = object(), {}
         self.stop, self.stop_after = StopRequest(), None
         self.metrics, self.episode_rows, self.evaluation_rows = FakeLog(), FakeLog(), FakeLog()
         self.viewed, self.shown = [], []
         collector = SimpleNamespace(
             n_steps=STEPS,
-            envs=SimpleNamespace(n_envs=ENVS),
+            envs=SimpleNamespace(n_envs=ENVS, interface=INTERFACE),
             collect=self.collect,
             reset=lambda: self.told.append(("reset",)),
-            state_dict=lambda: {"segments": self.segments},
+            state_dict=lambda: {"segments": self.segments, "in_hand": self.in_hand},
             load_state_dict=self.load_collector,
         )
+        self.watch_until = watch_until
         self.trainer = Trainer(
-            self,
-            collector,
+            Training(self, collector),
             total_timesteps=total,
             log_interval=log_interval,
             evaluate=self.evaluate if means else None,
@@ -112,6 +116,7 @@ class Harness:
             episode_log=self.episode_rows,
             evaluation_log=self.evaluation_rows,
             stop=self.stop,
+            watcher=None if watch_until is None else Watching(self),
         )
 
     def run(self):
@@ -130,11 +135,18 @@ class Harness:
     def act(self, observations, rng):
         raise AssertionError
 
-    def collect(self, act):
+    def collect(self, act, on_step):
         assert act == self.act
+        ended = self.episodes(self.segments)
+        assert all(step in range(ENVS, N + 1, ENVS) for step, _ in ended)
+        while self.in_hand < STEPS:
+            self.in_hand += 1
+            now = [episode for step, episode in ended if step == self.in_hand * ENVS]
+            if not on_step(SimpleNamespace(episodes=now)):
+                return None
         self.rollout = SimpleNamespace(rewards=torch.zeros(STEPS, ENVS))
-        self.segments += 1
-        return self.rollout, self.episodes(self.segments - 1)
+        self.segments, self.in_hand = self.segments + 1, 0
+        return self.rollout
 
     def update(self, rollout, progress, log):
         assert rollout is self.rollout
@@ -152,7 +164,7 @@ class Harness:
         self.learnt = state["learnt"]
 
     def load_collector(self, state):
-        self.segments = state["segments"]
+        self.segments, self.in_hand = state["segments"], state["in_hand"]
         return self.exact
 
     # As the evaluation and the checkpointer:
@@ -174,6 +186,22 @@ class Harness:
         self.state = state
 
 
+class Watching:
+    """The watcher of a harness."""
+
+    def __init__(self, harness):
+        self.harness = harness
+
+    def rollout_start(self):
+        pass
+
+    def step(self, step):
+        return self.harness.trainer.step < self.harness.watch_until
+
+    def rollout_end(self):
+        pass
+
+
 def two_episodes(k):
     """Returns count up from 0, lengths from 50; they end at steps 4 and 10 of the segment."""
     return [
@@ -190,7 +218,7 @@ def test_the_progress_of_every_update_until_the_steps_are_done(clock, total):
     assert [progress for progress, _ in run.kept("update")] == [
         min(1.0, (k + 1) * N / total) for k in range(updates)
     ]
-    assert (run.trainer.step, run.trainer.updates) == (updates * N, updates)
+    assert (run.trainer.step, run.trainer.training.updates) == (updates * N, updates)
 
 
 @pytest.mark.parametrize("log_interval", [1, 2, 3, 9])
@@ -305,7 +333,7 @@ def test_only_a_better_evaluation_is_marked_as_the_best(clock):
     run.run()
     assert [step for step, best in run.kept("save") if best] == [10, 20, 50]
     assert run.kept("save")[-1] == [60, False]
-    assert run.state["trainer"]["best_return"] == 4.0
+    assert run.state["run"]["best_return"] == 4.0
 
 
 def test_a_checkpoint_marked_as_the_best_knows_its_evaluation(clock):
@@ -319,10 +347,11 @@ def test_a_checkpoint_marked_as_the_best_knows_its_evaluation(clock):
 
     run.save = save
     run.run()
-    marked = states[0]["trainer"]
-    assert (marked["step"], marked["evaluated_at"], marked["best_return"]) == (20, 20, -1.0)
+    marked = states[0]["run"]
+    assert states[0]["training"]["step"] == 20
+    assert (marked["evaluated_at"], marked["best_return"]) == (20, -1.0)
     assert marked["last_evaluation"]["return_mean"] == -1.0
-    assert states[0]["logs"] == {"metrics": 20, "episodes": 0, "evaluations": 10}
+    assert marked["logs"] == {"metrics": 20, "episodes": 0, "evaluations": 10}
 
 
 def test_a_mark_that_could_not_be_saved_goes_to_the_next_best(clock, caplog):
@@ -331,7 +360,7 @@ def test_a_mark_that_could_not_be_saved_goes_to_the_next_best(clock, caplog):
     run = Harness(clock, 40, evaluate_every=10, means=lambda k: means[k - 1], failing=[2])
     assert run.run() is True
     assert run.kept("save") == [[10, True], [20, True], [30, True], [40, False]]
-    assert run.state["trainer"]["best_return"] == 3.0
+    assert run.state["run"]["best_return"] == 3.0
     assert "no checkpoint at step 20" in caplog.text
 
 
@@ -369,7 +398,7 @@ def test_checkpoints_by_steps(clock, every, steps):
     run = Harness(clock, 60, save_every=every)
     run.run()
     assert run.kept("save") == [[step, False] for step in steps]
-    assert run.state["trainer"]["step"] == 60
+    assert run.state["training"]["step"] == 60
 
 
 def test_checkpoints_by_time(clock):
@@ -537,17 +566,19 @@ def test_a_checkpoint_of_a_restored_training_is_the_same(clock):
     run = Harness(clock, means=float, **SETTINGS)
     run.stop_after = 7
     run.run()
-    kept = run.state["trainer"]
-    assert all(kept.values())  # else it could not be told from that of a new training
-    assert len(kept["returns"]) == len(kept["lengths"]) == 100
+    kept, counted = run.state["run"], run.state["training"]
+    # Else it could not be told from that of a new training:
+    assert all(kept.values())
+    assert all(value for name, value in counted.items() if name != "recorded")
+    assert len(counted["returns"]) == len(counted["lengths"]) == 100
     for log in ("metrics", "episodes", "evaluations"):
-        assert run.state["logs"][log]
+        assert kept["logs"][log]
 
     resumed = Harness(clock, means=float, **SETTINGS)
     for name in ("metrics", "episode_rows", "evaluation_rows"):
         getattr(resumed, name).rows = list(getattr(run, name).rows)
-    resumed.trainer.returns.extend([1.0] * 7)  # replaced, not added to
-    resumed.trainer.lengths.extend([1] * 7)
+    resumed.trainer.training.returns.extend([1.0] * 7)  # replaced, not added to
+    resumed.trainer.training.lengths.extend([1] * 7)
     resumed.trainer.load_state_dict(run.state)
     resumed.stop.signal = 15
     clock.now += 123.0
@@ -561,8 +592,8 @@ def test_a_state_does_not_change_as_the_training_goes_on(clock):
     states = []
     run.save = lambda step, state, memory, **_: states.append(state)
     run.run()
-    assert states[0]["trainer"]["returns"] == [0.0, 1.0, 2.0, 3.0]
-    assert states[0]["trainer"]["lengths"] == [50, 51, 52, 53]
+    assert states[0]["training"]["returns"] == [0.0, 1.0, 2.0, 3.0]
+    assert states[0]["training"]["lengths"] == [50, 51, 52, 53]
 
 
 def test_environments_that_could_not_be_replayed_are_told(clock):
@@ -578,3 +609,105 @@ def test_closing_closes_the_logs(clock):
     run = Harness(clock)
     run.trainer.close()
     assert [log.closed for log in (run.metrics, run.episode_rows, run.evaluation_rows)] == [1] * 3
+
+
+# A watcher that stops, and states of a model without a folder.
+
+
+@pytest.mark.parametrize("until", [2, 32, 36, 40, 42, 12 * N])
+def test_a_watcher_that_stops_ends_the_run_as_finished(clock, until):
+    """In the middle of a segment, in its last step, and in the last one of all."""
+    run = Harness(clock, 12 * N, evaluate_every=3 * N, means=float, watch_until=until)
+    assert run.run() is True
+    assert run.trainer.step == until
+    learnt = (until - 1) // N
+    assert len(run.kept("update")) == run.trainer.training.updates == learnt
+    evaluated = [step for step in range(3 * N, until, 3 * N) if step <= learnt * N]
+    assert run.kept("evaluation") == [[step] for step in [*evaluated, until]]
+    assert run.kept("save")[-1] == [until, False]
+    assert run.told[-1] == ("save", until, False)
+    result = run.trainer.result()
+    assert (result["step"], result["total_timesteps"]) == (until, 12 * N)
+    assert result["eval"]["step"] == until
+
+
+def test_a_watcher_that_stops_where_nothing_is_evaluated(clock):
+    run = Harness(clock, watch_until=14)
+    assert run.run() is True
+    assert run.told == [("update", 1 / 6, True), ("save", 14, False)]
+    assert run.trainer.result()["eval"] is None
+
+
+def test_a_stopped_evaluation_after_a_watcher_stays_due(clock):
+    run = Harness(clock, means=lambda k: None, watch_until=14)
+    assert run.run() is False
+    assert run.kept("save") == [[14, False]]
+
+
+@pytest.mark.parametrize("until", [2, 32, 34, 40])
+def test_after_a_watcher_a_run_goes_on_where_it_was(clock, until):
+    settings = {"episodes": two_episodes, "evaluate_every": 3 * N, "means": float}
+    whole = Harness(clock, 12 * N, **settings)
+    whole.run()
+    first = Harness(clock, 6 * N, watch_until=until, **settings)
+    assert first.run() is True
+
+    resumed = Harness(clock, 12 * N, **settings)
+    for name in ("metrics", "episode_rows", "evaluation_rows"):
+        getattr(resumed, name).rows = list(getattr(first, name).rows)
+    assert resumed.trainer.load_state_dict(first.state) is True
+    assert resumed.run() is True
+    assert resumed.trainer.step == 12 * N
+    updates = len(first.kept("update")) + len(resumed.kept("update"))
+    assert updates == resumed.trainer.training.updates == 12
+    assert resumed.kept("update") == whole.kept("update")[len(first.kept("update")) :]
+    assert resumed.episode_rows.rows == whole.episode_rows.rows  # none twice, none left out
+    steps = [step for step, _ in resumed.evaluation_rows.rows]
+    assert steps == sorted({until, *(step for step, _ in whole.evaluation_rows.rows)})
+    assert resumed.kept("save")[-1] == [12 * N, False]
+
+
+def test_a_watcher_sees_every_step_in_order(clock):
+    run = Harness(clock, 3 * N, watch_until=10**9)
+    seen = []
+    watcher = run.trainer.watcher
+    watcher.rollout_start = lambda: seen.append("start")
+    watcher.step = lambda step: seen.append(run.trainer.step) or True
+    watcher.rollout_end = lambda: seen.append("end")
+    assert run.run() is True
+    steps = [list(range(k * N + ENVS, (k + 1) * N + 1, ENVS)) for k in range(3)]
+    assert seen == [each for k in range(3) for each in ("start", *steps[k], "end")]
+
+
+def test_the_state_of_a_model_without_a_folder_is_taken_over(clock):
+    """It has no logs, and was neither evaluated nor timed."""
+    run = Harness(clock, means=float, **SETTINGS)
+    run.stop_after = 7
+    run.run()
+    state = {name: part for name, part in run.state.items() if name != "run"}
+    assert list(state) == ["interface", "algorithm", "collector", "training"]
+    resumed = Harness(clock, means=float, **SETTINGS)
+    resumed.metrics.write(1, {"left by": "a run before"})
+    assert resumed.trainer.load_state_dict(state) is True
+    assert resumed.metrics.rewound == resumed.episode_rows.rewound == [0]
+    assert resumed.evaluation_rows.rewound == [0]
+    trainer = resumed.trainer
+    assert (trainer.step, trainer.training.updates) == (70, 7)
+    assert trainer.best_return == float("-inf")
+    assert (trainer.last_evaluation, trainer.seconds_before, trainer.timed_steps) == (None, 0.0, 0)
+    assert resumed.run() is True
+    assert len(resumed.kept("update")) == 5
+    assert resumed.kept("evaluation")[-1] == [12 * N]
+
+
+def test_episodes_before_a_broken_update_are_in_the_log(clock):
+    """What they show may be why it broke."""
+
+    def broken(rollout, progress, log):
+        raise NonFiniteUpdate("injected")
+
+    run = Harness(clock, episodes=two_episodes)
+    run.update = broken
+    with pytest.raises(NonFiniteUpdate):
+        run.run()
+    assert [row[:4] for row in run.episode_rows.rows] == [(4, 1, 0.0, 50), (10, 0, 1.0, 51)]
