@@ -11,8 +11,9 @@ import torch
 from rlrun import config as configs
 from rlrun.algorithms.base import Algorithm
 from rlrun.data.collector import Collector
-from rlrun.envs import VectorEnv, make_vec
+from rlrun.envs import Interface, VectorEnv, make_vec
 from rlrun.policies.base import Policy
+from rlrun.policies.encoder import policy_maker
 from rlrun.policies.layers import has_picture
 from rlrun.policies.moments import normalize
 from rlrun.run.rng import generator, stream_seed
@@ -31,38 +32,64 @@ class Parts:
 def assemble(config: Mapping[str, Any]) -> Parts:
     """Build environments, policy, algorithm and collector; nothing is written or reset.
 
+    Raises:
+        UserError: they do not fit each other.
+    """
+    envs = make_envs(config, "env", config["env"]["n_envs"])
+    try:
+        algorithm = make_algorithm(config, envs.interface, generator(config["seed"], "replay"))
+        collector = make_collector(config, envs, algorithm, generator(config["seed"], "action"))
+    except BaseException:
+        envs.close()
+        raise
+    return Parts(algorithm, collector, choose_device(config["device"]))
+
+
+def make_algorithm(
+    config: Mapping[str, Any],
+    envs: Interface,
+    rng: torch.Generator,
+    given: configs.Given | None = None,
+) -> Algorithm:
+    """The algorithm with its policy, which starts as the config's seed says.
+
     Sets the number of PyTorch's threads first: the initial weights depend on it in their last bits.
+
+    Args:
+        config: checked.
+        envs: what it is to learn from.
+        rng: the algorithm's own.
+        given: classes and functions that are taken in place of those that the config names.
 
     Raises:
         UserError: they do not fit each other.
     """
-    seed, device = config["seed"], choose_device(config["device"])
-    envs = make_envs(config, "env", config["env"]["n_envs"])
-    try:
-        set_threads(config["threads"], envs)
-        make_algorithm = configs.instantiate(config["algo"], "algo")
-        settings = make_algorithm.keywords
-        heads = make_algorithm.func.heads(envs.action_space, settings)  # type: ignore[attr-defined]
-        make_policy = configs.instantiate(config["policy"], "policy")
-        lr_schedule = configs.instantiate(config["lr_schedule"], "lr_schedule")
-        rng = generator(seed, "replay")
-        with enough_memory(envs):
-            policy: Policy = make_policy(envs.observation_space, heads, generator(seed, "init"))
-            if config["env"]["normalize_observations"]:
-                policy.features = normalize(policy.features, envs.observation_space)
-            algorithm: Algorithm = make_algorithm(policy.to(device), envs, rng, lr_schedule)
-        clip = config["env"]["clip_rewards"]
-        rng = generator(seed, "action")
-        sizes = algorithm.n_steps, algorithm.n_statistics, algorithm.state_size
-        collector = Collector(envs, *sizes, clip, rng)
-    except BaseException:
-        envs.close()
-        raise
-    return Parts(algorithm, collector, device)
+    device = choose_device(config["device"])
+    set_threads(config["threads"], envs)
+    make = configs.instantiate(config["algo"], "algo")
+    heads = make.func.heads(envs.action_space, make.keywords)  # type: ignore[attr-defined]
+    make_policy = policy_maker(configs.instantiate(config["policy"], "policy", given))
+    lr_schedule = configs.instantiate(config["lr_schedule"], "lr_schedule", given)
+    with enough_memory(envs):
+        policy: Policy = make_policy(
+            envs.observation_space, heads, generator(config["seed"], "init")
+        )
+        if config["env"]["normalize_observations"]:
+            policy.features = normalize(policy.features, envs.observation_space)
+        algorithm: Algorithm = make(policy.to(device), envs, rng, lr_schedule)
+    return algorithm
+
+
+def make_collector(
+    config: Mapping[str, Any], envs: VectorEnv, algorithm: Algorithm, rng: torch.Generator
+) -> Collector:
+    """What acts in the environments, by draws of `rng`."""
+    sizes = algorithm.n_steps, algorithm.n_statistics, algorithm.state_size
+    return Collector(envs, *sizes, config["env"]["clip_rewards"], rng)
 
 
 @contextmanager
-def enough_memory(envs: VectorEnv) -> Iterator[None]:
+def enough_memory(envs: Interface) -> Iterator[None]:
     """Tell what takes memory where there is not enough of it."""
     try:
         yield
@@ -77,8 +104,17 @@ def enough_memory(envs: VectorEnv) -> Iterator[None]:
 
 
 def make_envs(config: Mapping[str, Any], stream: str, n_envs: int) -> VectorEnv:
-    """Environments of the run whose episodes are seeded by the named stream."""
+    """Environments of the run whose episodes are seeded by the named stream.
+
+    Raises:
+        UserError: it has none of an id, or they cannot be made.
+    """
     env = config["env"]
+    if env["id"] is None:
+        raise UserError(
+            "env.id: null: this model was trained in an environment object that has no id; load "
+            "it in Python, with an environment: ACER.load(path, env=my_env)"
+        )
     return make_vec(env["id"], n_envs, stream_seed(config["seed"], stream), env["kwargs"])
 
 
@@ -96,7 +132,7 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"device: {name} is not to be had here; use device=cpu") from error
 
 
-def set_threads(threads: int | None, envs: VectorEnv) -> None:
+def set_threads(threads: int | None, envs: Interface) -> None:
     """Threads of PyTorch: as many as asked for; else all cores for pictures, one for vectors.
 
     Work as small as that of vectors loses more by handing it to threads than it gains.

@@ -29,6 +29,8 @@ _FULL_ERROR = "HYDRA_FULL_ERROR"
 _VERBS = {
     "resume": verbs.resume,
     "evaluate": verbs.evaluate,
+    "record": verbs.record,
+    "import": verbs.import_,
     "inspect": verbs.inspect,
     "list": verbs.list_,
 }

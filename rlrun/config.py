@@ -21,7 +21,7 @@ from rlrun.schema import Matches, NonNegativeInt, PositiveFloat, PositiveInt, Ra
 from rlrun.stored import resolve
 from rlrun.usage import config_folder, options
 
-COMPONENTS = ("policy", "algo", "logger", "lr_schedule")
+COMPONENTS = ("policy", "algo", "logger", "lr_schedule", "callback")
 """Keys of the nodes that name a class or function."""
 
 MAY_CHANGE = (
@@ -30,13 +30,17 @@ MAY_CHANGE = (
     "threads",
     "log_interval",
     "logger",
+    "callback",
     "checkpoint",
     "eval",
 )
 """Keys that a run may go on with in another setting."""
 
-_INERT = ("seed", "logger", "checkpoint", "eval", "run", "log_interval")
+_MAY_BE_EMPTY = ("logger", "callback")
+_INERT = ("seed", *_MAY_BE_EMPTY, "checkpoint", "eval", "run", "log_interval")
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+Given = Mapping[str, Callable[..., Any]]
+"""Classes and functions of a program, by the key of the node in whose place they are taken."""
 _Device = Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda, cuda:N")]
 
 
@@ -44,8 +48,8 @@ _Device = Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, c
 class Env:
     """Node `env`, which the id fills."""
 
-    id: str
-    """Gymnasium id, or `module:id`."""
+    id: str | None
+    """Gymnasium id, or `module:id`; null for environments that were given as objects."""
     n_envs: Annotated[int, Range(1, 4096)] = 4
     """Parallel environments; 16 for Atari."""
     clip_rewards: bool = False
@@ -92,6 +96,7 @@ class Config:
     logger: dict[str, Any]
     lr_schedule: dict[str, Any]
     env: Env
+    callback: dict[str, Any] = field(default_factory=dict)
     total_timesteps: PositiveInt = 100_000
     seed: NonNegativeInt = 0
     device: _Device = "auto"
@@ -102,8 +107,12 @@ class Config:
     run: Run = field(default_factory=Run)
 
 
-def check(config: Mapping[str, Any]) -> dict[str, Any]:
+def check(config: Mapping[str, Any], given: Given | None = None) -> dict[str, Any]:
     """The config with every setting, and every number in the type of its setting, if it is sound.
+
+    Args:
+        config: the whole tree; what has a default may be missing.
+        given: classes and functions that are taken in place of those that the nodes name.
 
     Raises:
         UserError: all problems of the tree and of its components, each with the key to change.
@@ -112,7 +121,7 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
     found = schema.problems(Config, config)
     for name in COMPONENTS:
         if isinstance(config.get(name), Mapping):
-            config[name], wrong = _check_component(name, config[name])
+            config[name], wrong = _check_component(name, config[name], given)
             found += wrong
     if not any(message.startswith("env") for message in found):
         found += _env_problems(config["env"]["id"])
@@ -121,12 +130,14 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
     return schema.completed(Config, config)
 
 
-def _check_component(key: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _check_component(
+    key: str, node: Mapping[str, Any], given: Given | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The node of a component with its values coerced, and what is wrong with it."""
-    if not node and key == "logger":
-        return {}, []  # nothing beside the files of the run
+    if not node and key in _MAY_BE_EMPTY:
+        return {}, []
     try:
-        target = _target(node, key)
+        target = (given or {}).get(key) or _target(node, key)
     except UserError as error:
         return dict(node), [str(error)]
     values = {name: value for name, value in node.items() if name not in _OF_HYDRA}
@@ -149,31 +160,38 @@ def _target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     return target
 
 
-def _env_problems(env_id: str) -> list[str]:
+def _env_problems(env_id: str | None) -> list[str]:
     from rlrun.envs import registry
 
     try:
-        registry.find_spec(env_id)
+        if env_id is not None:
+            registry.find_spec(env_id)
     except UserError as error:
         return [str(error)]
     return []
 
 
-def instantiate(node: Mapping[str, Any], key: str = "component") -> functools.partial[Any]:
+def instantiate(
+    node: Mapping[str, Any], key: str = "component", given: Given | None = None
+) -> functools.partial[Any]:
     """A partial that builds what the node names, with its settings; it takes what is missing.
 
     Args:
         node: `_target_` and settings, without interpolations.
         key: name of the node in messages.
+        given: classes and functions that are taken in place of those that the nodes name.
 
     Raises:
         UserError: the node does not fit the signature of its target.
     """
     from hydra.utils import instantiate as hydra_instantiate
 
-    checked, found = _check_component(key, node)
+    checked, found = _check_component(key, node, given)
     if found:
         raise UserError("\n".join(found))
+    if given and key in given:
+        settings = {name: value for name, value in checked.items() if name not in _OF_HYDRA}
+        return functools.partial(given[key], **settings)
     made: functools.partial[Any] = hydra_instantiate(checked, _partial_=True, _convert_="all")
     return made
 

@@ -46,24 +46,14 @@ def evaluate(
     Raises:
         UserError: there is no such run or checkpoint.
     """
-    config = configs.check(stored.load(folder / "config.yaml", trust or []))
-    if seed is not None:
-        config["seed"] = seed
-    checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
-    parts = assemble(config)
-    parts.collector.envs.close()
+    config, parts, step = loaded(folder, checkpoint, seed, trust or [])
     with stop_on_signals() as stop, log_to(None):
         try:
-            path = _find(checkpointer, str(checkpoint))
-            state, _ = checkpointer.load(path, None)
-            with fitting(path):
-                parts.algorithm.load_state_dict(state["algorithm"])
             played = play_episodes(config, parts, "evaluate", episodes, deterministic, stop)
-        except (CheckpointError, BadEnvironment) as error:
+        except BadEnvironment as error:
             raise UserError(str(error)) from error
     if played is None:
         return stop.exit_code
-    step = state["trainer"]["step"]
     result = {"step": step, **played.to_json()}
     try:
         write_atomic(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
@@ -77,8 +67,34 @@ def evaluate(
     return 0
 
 
-def _find(checkpointer: Checkpointer, name: str) -> Path:
-    """The checkpoint that is meant by `best`, `last` or a step."""
+def loaded(
+    folder: Path, checkpoint: str | int, seed: int | None, trust: list[str]
+) -> tuple[dict[str, Any], Parts, int]:
+    """Config, parts and step of a checkpoint of a run, to play with; without replay memory.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or it cannot be read.
+    """
+    config = stored.load(folder / "config.yaml", trust, without=("callback", "logger"))
+    config = configs.check(config | {"logger": {}})
+    if seed is not None:
+        config["seed"] = seed
+    checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
+    parts = assemble(config)
+    parts.collector.envs.close()
+    with log_to(None):
+        try:
+            path = find_checkpoint(checkpointer, str(checkpoint))
+            state, _ = checkpointer.load(path, None)
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
+    with fitting(path):
+        parts.algorithm.load_state_dict({**state["algorithm"], "memory": None})
+    return config, parts, state["training"]["step"]
+
+
+def find_checkpoint(checkpointer: Checkpointer, name: str) -> Path:
+    """The checkpoint that is meant by `best`, `last` or a step; raises UserError if none is."""
     if name == "best":
         path = checkpointer.best() or checkpointer.latest()
     elif name == "last":

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 
 from rlrun import config as configs
 from rlrun import stored
-from rlrun.build import Parts, assemble
+from rlrun.build import Parts, assemble, make_envs
 from rlrun.envs import BadEnvironment, is_deterministic
 from rlrun.evaluation import fitting, play_episodes
 from rlrun.optim.errors import NonFiniteUpdate
@@ -30,6 +30,7 @@ from rlrun.run.logs import EpisodeLog, MetricsLog
 from rlrun.run.signals import StopRequest, stop_on_signals
 from rlrun.run.store import remove, write_atomic
 from rlrun.run.trainer import NotSavedError, Trainer
+from rlrun.run.training import Training, Watcher
 from rlrun.schema import UserError
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,27 @@ def resume(folder: Path, changes: list[str], trust: list[str]) -> int:
     config = configs.changed(stored.load(folder / "config.yaml", trust), changes)
     config["run"]["overwrite"] = False  # whatever the run began with
     return _run(config, changes, folder)
+
+
+def adopt(model: Path, trust: list[str], changes: list[str]) -> Path:
+    """Give a model that was trained in Python, unpacked in the folder `model`, a run's folder.
+
+    Raises:
+        UserError: there is a run in its place already, or it cannot go on from here.
+    """
+    config = configs.changed(stored.load(model / "config.yaml", trust), changes)
+    folder = configs.run_folder(config)
+    if folder.exists():
+        raise UserError(
+            f"{folder} is there already, with the settings of this model; `rlrun resume {folder}` "
+            f"goes on with it. Move it away to go on with the model."
+        )
+    make_envs(config, "env", 1).close()
+    partial = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(model, partial)
+    partial.rename(folder)
+    return folder
 
 
 def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
@@ -139,7 +161,7 @@ def _is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
     try:
         result = json.loads((folder / "result.json").read_text())
         finished: bool = result["status"] == "finished"
-        return finished and result["step"] >= config["total_timesteps"]
+        return finished and result["total_timesteps"] >= config["total_timesteps"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -159,8 +181,7 @@ def _trainer(
 
     minutes = saving["every_minutes"]
     return Trainer(
-        parts.algorithm,
-        parts.collector,
+        Training(parts.algorithm, parts.collector),
         total_timesteps=config["total_timesteps"],
         log_interval=config["log_interval"],
         evaluate=play if episodes else None,
@@ -203,7 +224,7 @@ def _train(
     (folder / DIAGNOSTIC).unlink(missing_ok=True)  # of a breakdown before this
     status, reason, code = "failed", None, 1
     try:
-        with screen:
+        with screen, _looking_on(config, trainer) as trainer.watcher:
             finished = trainer.run(screen, views)
         status, code = ("finished", 0) if finished else ("stopped", stop.exit_code)
     except (NonFiniteUpdate, BadEnvironment) as error:
@@ -228,6 +249,21 @@ def _train(
         plots.learning_curve(folder)
     farewell(folder, result, _next_commands(folder, status))
     return code
+
+
+def _looking_on(
+    config: Mapping[str, Any], trainer: Trainer
+) -> AbstractContextManager[Watcher | None]:
+    """The callback of the config, if it has one."""
+    if not config["callback"]:
+        return nullcontext()
+    from rlrun.api.base_callback import as_callback
+    from rlrun.api.learning import Watch
+    from rlrun.api.models import around
+
+    callback = as_callback(configs.instantiate(config["callback"], "callback")())
+    told = {name: config[name] for name in ("total_timesteps", "log_interval")}
+    return Watch(around(config, trainer.training), callback, told)
 
 
 def _write_diagnostic(folder: Path, step: int, error: ArithmeticError | ValueError) -> None:

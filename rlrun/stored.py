@@ -1,7 +1,8 @@
 """The config that a run left behind: data from a file, never code.
 
 A stored config names classes, and building them runs them. So only rlrun's own components are
-accepted, each in its own place, and those of packages that the user trusts by name.
+accepted, each in its own place, and those of packages that the user trusts by name. Callbacks may
+write files and import environments, so that those of rlrun itself have to be trusted too.
 """
 
 from __future__ import annotations
@@ -41,18 +42,25 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def load(path: Path, trust: Sequence[str]) -> dict[str, Any]:
+def load(path: Path, trust: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
     """The config in a file of a run; its values are still to be checked.
 
     Args:
         path: its `config.yaml`.
         trust: names of the packages besides rlrun whose components may be built.
+        without: keys that are left out.
 
     Raises:
         UserError: the file cannot be read, holds no config, or names something that is
             not trusted; nothing of it has been imported then.
     """
-    config = read(path)
+    config = {key: value for key, value in read(path).items() if key not in without}
+    check_trusted(path, config, trust)
+    return config
+
+
+def check_trusted(path: Path, config: Mapping[str, Any], trust: Sequence[str] = ()) -> None:
+    """Raise UserError if the config from `path` names something that is not trusted."""
     for key, value in _leaves(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(
@@ -61,7 +69,6 @@ def load(path: Path, trust: Sequence[str]) -> dict[str, Any]:
         if key.rpartition(".")[2] == "_target_":
             _check_target(path, key, value, trust)
     _check_env(path, config.get("env"), trust)
-    return config
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -124,7 +131,8 @@ def _within(name: str, packages: Sequence[str]) -> bool:
 
 def _refuse(path: Path, key: str, name: Any) -> None:
     package = str(name).partition(".")[0]
-    hint = "" if package == "rlrun" else f" If you trust it, add 'trust=[{package}]'."
+    known = package == "rlrun" and not key.startswith("callback")
+    hint = "" if known else f" If you trust it, add 'trust=[{package}]'."
     raise UserError(
         f"{path}: {key}: {name} is refused: a stored config may only name components of rlrun "
         f"and of packages that you trust.{hint}"

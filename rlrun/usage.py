@@ -14,14 +14,16 @@ from pathlib import Path
 from rlrun.schema import UserError
 
 VERBS = {
-    "resume": "RUN [KEY=VALUE]...",
-    "evaluate": "RUN [KEY=VALUE]...",
-    "inspect": "RUN | CHECKPOINT",
-    "list": "[envs|algos|policies|schedules|loggers|experiments|runs]",
+    "resume": "RUN | MODEL [KEY=VALUE]...",
+    "evaluate": "RUN | MODEL [KEY=VALUE]...",
+    "record": "RUN | MODEL [KEY=VALUE]...",
+    "import": "MODEL.zip [env=ID] [obs_rms=FILE] [to=FILE]",
+    "inspect": "RUN | MODEL | CHECKPOINT",
+    "list": "[envs|algos|policies|schedules|loggers|callbacks|experiments|runs]",
 }
 """Words that may stand first on the command line, with what follows them."""
 
-GROUPS = ("algo", "policy", "lr_schedule", "logger", "experiment")
+GROUPS = ("algo", "policy", "lr_schedule", "logger", "callback", "experiment")
 """Config groups that are folders of files; `env` is Gymnasium's registry."""
 
 _LINE = re.compile(r"( *)([\w]+):(?: *([^#]*?))?(?: +# (.*))?$")
@@ -32,10 +34,13 @@ rlrun: train, resume and sweep reinforcement-learning algorithms
   rlrun [GROUP=OPTION | KEY=VALUE]...   train; without any: ACER on CartPole-v1
   rlrun resume RUN [KEY=VALUE]...       go on where it stopped (total_timesteps=2e5: longer)
   rlrun evaluate RUN [KEY=VALUE]...     episodes=100 deterministic=true checkpoint=best|last|STEP
+  rlrun record RUN [KEY=VALUE]...       a video: episodes=1 to=FILE.gif|FILE.mp4
   rlrun inspect RUN | CHECKPOINT        what is in it, is it intact
-  rlrun list [envs|algos|policies|schedules|loggers|experiments|runs]
+  rlrun import MODEL.zip [KEY=VALUE]... a model of stable-baselines 2: env=ID obs_rms=FILE to=FILE
+  rlrun list [envs|algos|policies|schedules|loggers|callbacks|experiments|runs]
 
-RUN is the folder of a run. The same command again goes on with an unfinished run.
+RUN is the folder of a run, or the file of a model that was saved in Python. The same command again
+goes on with an unfinished run.
 """
 
 _TAIL = """\

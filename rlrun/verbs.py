@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,48 +19,85 @@ _LISTS = {
     "policies": "policy",
     "schedules": "lr_schedule",
     "loggers": "logger",
+    "callbacks": "callback",
     "experiments": "experiment",
 }
 
 
 def resume(words: Sequence[str]) -> int:
-    """`RUN [KEY=VALUE]...`: go on with a run."""
-    folder, words, trust = _run_and_trust("resume", words)
-    from rlrun import runs
+    """`RUN | MODEL [KEY=VALUE]...`: go on with a run, or with a model, which becomes one."""
+    with _opened("resume", words) as (folder, path, changes, trust):
+        from rlrun import runs
 
-    return runs.resume(folder, words, trust)
+        if path.is_file():
+            folder = runs.adopt(folder, trust, changes)
+        return runs.resume(folder, changes, trust)
 
 
 def evaluate(words: Sequence[str]) -> int:
-    """`RUN [KEY=VALUE]...`: evaluate a checkpoint of a run."""
-    folder, words, trust = _run_and_trust("evaluate", words)
-    from rlrun import config, evaluation
+    """`RUN | MODEL [KEY=VALUE]...`: evaluate a checkpoint of a run."""
+    with _opened("evaluate", words) as (folder, _, others, trust):
+        from rlrun import config, evaluation
 
-    values = schema.coerced(evaluation.evaluate, config.values_of(words))
-    schema.require(evaluation.evaluate, values, partial=True)
-    return evaluation.evaluate(folder, trust=trust, **values)
+        values = schema.coerced(evaluation.evaluate, config.values_of(others))
+        schema.require(evaluation.evaluate, values, partial=True)
+        return evaluation.evaluate(folder, trust=trust, **values)
 
 
-def _run_and_trust(verb: str, words: Sequence[str]) -> tuple[Path, list[str], list[str]]:
-    """Folder of the run, the other words, and the packages that `trust=[...]` names."""
+def record(words: Sequence[str]) -> int:
+    """`RUN | MODEL [KEY=VALUE]...`: a video of what was learnt."""
+    with _opened("record", words) as (folder, path, others, trust):
+        from rlrun import config, recording
+
+        values = schema.coerced(recording.record, config.values_of(others))
+        schema.require(recording.record, values, partial=True)
+        home = path.parent if path.is_file() else path / "videos"
+        return recording.record(folder, home=home, trust=trust, **values)
+
+
+def import_(words: Sequence[str]) -> int:
+    """`MODEL.zip [KEY=VALUE]...`: a model of stable-baselines 2 as one of ours."""
+    if not words or "=" in words[0]:
+        raise UserError(f"say which model: rlrun import {usage.VERBS['import']}")
+    from rlrun import config
+    from rlrun.api import importing
+
+    values = schema.coerced(importing.convert, config.values_of(list(words[1:])))
+    schema.require(importing.convert, values, partial=True)
+    return importing.convert(Path(words[0]), **values)
+
+
+@contextmanager
+def _opened(verb: str, words: Sequence[str]) -> Iterator[tuple[Path, Path, list[str], list[str]]]:
+    """Folder of the run, or of the unpacked model; its path; the other words; trusted packages."""
     if not words or "=" in words[0]:
         raise UserError(f"say which run: rlrun {verb} {usage.VERBS[verb]}")
-    folder = _existing(words[0])
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} is no run: it has no config.yaml. `rlrun list runs` shows them")
-    from rlrun import config
+    path = Path(words[0])
+    if path.is_file():
+        from rlrun.api import saving
 
-    trust = config.values_of([word for word in words[1:] if word.startswith("trust=")])
-    packages = trust.get("trust", [])
-    if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
-        raise UserError("trust: write the names of your packages as 'trust=[my_package]'")
-    return folder, [word for word in words[1:] if not word.startswith("trust=")], packages
+        opened: AbstractContextManager[Path] = saving.opened(path)
+    else:
+        opened = nullcontext(_existing(words[0]))
+    with opened as folder:
+        if not (folder / "config.yaml").is_file():
+            raise UserError(
+                f"{folder} is no run: it has no config.yaml. `rlrun list runs` shows them"
+            )
+        from rlrun import config
+
+        trust = config.values_of([word for word in words[1:] if word.startswith("trust=")])
+        packages = trust.get("trust", [])
+        if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
+            raise UserError("trust: write the names of your packages as 'trust=[my_package]'")
+        others = [word for word in words[1:] if not word.startswith("trust=")]
+        yield folder, path, others, packages
 
 
 def _existing(name: str) -> Path:
     path = Path(name)
     if not path.is_dir():
-        raise UserError(f"there is no folder {path}; `rlrun list runs` shows the runs")
+        raise UserError(f"there is no run and no model {path}; `rlrun list runs` shows the runs")
     return path
 
 
@@ -67,6 +105,11 @@ def inspect(words: Sequence[str]) -> int:
     """`RUN | CHECKPOINT`: what is in it, and is it intact? 1 if something is damaged."""
     if len(words) != 1:
         raise UserError(f"say what to inspect: rlrun inspect {usage.VERBS['inspect']}")
+    if Path(words[0]).is_file():
+        from rlrun.api import saving
+
+        with saving.opened(words[0]) as folder:
+            return inspect([str(folder)])
     path = _existing(words[0])
     from rlrun.run.manifest import verify
     from rlrun.run.store import CheckpointError

@@ -4,16 +4,20 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import rlrun
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rlrun"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may import of rlrun, besides itself. Parts that stand side by side see nothing
-# of each other; `schema`, `annotations` and `spaces` are known to all.
+# of each other; `schema`, `annotations`, `spaces` and `space_codec` are known to all. At the top
+# stand the two ways in, the command line and `api`, which see nothing of each other either.
 BELOW = {
     "functional": set(),
     "policies": {"functional"},
@@ -23,17 +27,23 @@ BELOW = {
     "algorithms": {"functional", "policies", "optim", "envs", "data"},
     "run": {"functional", "policies", "envs", "data", "algorithms"},
 }
-KNOWN_TO_ALL = {"schema", "annotations", "spaces", "__version__"}
+BELOW["api"] = {*BELOW, "build", "config", "evaluation", "stored"}
+KNOWN_TO_ALL = {"schema", "annotations", "spaces", "space_codec", "__version__"}
 MAY_IMPORT = {
     "hydra": {"cli.py", "config.py", "env_source.py"},
     "omegaconf": {"cli.py", "config.py", "env_source.py"},
-    "ale_py": {"atari.py", "registry.py"},
+    "ale_py": {"atari.py", "registry.py", "api/envs.py"},
     "wandb": {"loggers.py"},
     "tensorboard": {"loggers.py"},
-    "matplotlib": {"plots.py"},
+    "matplotlib": {"plots.py", "api/dataset.py"},
     "rich": {"console.py", "frame.py"},
     "safetensors": {"store.py"},
 }
+
+
+def short(path):
+    """The name of a file; with its folder if it belongs to `api`, which names as others do."""
+    return f"api/{path.name}" if path.parent.name == "api" else path.name
 
 
 def imports(path, top_level=False):
@@ -63,9 +73,16 @@ def test_imports_point_down(part):
                 assert target == part or target in BELOW[part] | KNOWN_TO_ALL, f"{path}: {name}"
 
 
+def test_what_the_interface_for_programs_is_built_on_does_not_know_it():
+    below = (BELOW["api"] | KNOWN_TO_ALL) - set(BELOW) - {"__version__"}
+    for module in below:
+        names = imports(PACKAGE / f"{module}.py")
+        assert not [name for name in names if f"{name}.".startswith("rlrun.api.")], module
+
+
 @pytest.mark.parametrize("library", MAY_IMPORT)
 def test_libraries_are_imported_in_their_place(library):
-    users = {path.name for path in FILES for name in imports(path) if name.split(".")[0] == library}
+    users = {short(path) for path in FILES if library in {n.split(".")[0] for n in imports(path)}}
     assert users <= MAY_IMPORT[library]
     assert users
 
@@ -81,12 +98,35 @@ def test_views_and_plots_are_imported_when_used():
 def test_nothing_is_pickled_or_evaluated():
     modules = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
     calls = re.compile(
-        r"(?<!safetensors\.)torch\.(load|save)\(|np\.load\(|\b(eval|exec)\(|shell=True|"
-        r"yaml\.(Unsafe|Full)?Loader|yaml\.(unsafe|full)_load"
+        r"(?<!safetensors\.)torch\.(load|save)\(|\b(eval|exec)\(|shell=True|"
+        r"yaml\.(Unsafe|Full)?Loader|yaml\.(unsafe|full)_load|\bnp\.lib\.format"
     )
     for path in FILES:
         assert not modules & {name.split(".")[0] for name in imports(path)}, path
         assert not (found := calls.search(path.read_text())), f"{path}: {found}"
+
+
+def without_pickle(call):
+    """Whether a call says `allow_pickle=False` itself, and no `**` could say otherwise."""
+    said = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
+    return said.get("allow_pickle", True) is False and None not in said
+
+
+def test_arrays_are_read_without_pickle():
+    """And by the interface for programs only, whose users bring files of arrays."""
+    readers = set()
+    for path in FILES:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.module == "numpy":
+                assert "load" not in {alias.name for alias in node.names}, path
+        named = [n for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n) == "np.load"]
+        calls = [n for n in nodes if isinstance(n, ast.Call) and n.func in named]
+        assert len(calls) == len(named), f"{path}: np.load is handed on"
+        assert all(without_pickle(call) for call in calls), path
+        readers |= {short(path)} if calls else set()
+    assert readers
+    assert all(name.startswith("api/") for name in readers), readers
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list", "algos"], ["--version"]])
@@ -97,6 +137,49 @@ def test_answers_without_training_import_no_torch(words):
     )
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def run_python(script):
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_package_is_imported_without_what_it_needs_later():
+    heavy = "print(sorted({'torch', 'gymnasium', 'numpy', 'hydra', 'rich'} & set(sys.modules)))"
+    assert run_python(f"import sys, rlrun; rlrun.__version__; {heavy}") == "[]"
+    assert run_python(f"import sys; from rlrun import UserError; {heavy}") == "[]"
+    assert "'torch'" in run_python(f"import sys; from rlrun import ACER; {heavy}")
+
+
+def test_every_public_name_is_there():
+    namespace = {}
+    exec("from rlrun import *", namespace)
+    del namespace["__builtins__"]
+    assert set(namespace) == set(rlrun.__all__)
+    assert set(rlrun.__all__) == {*rlrun._HOMES, *rlrun._POLICIES, "__version__"}
+    assert sorted(rlrun.__all__) == rlrun.__all__
+    for name in rlrun._POLICIES:
+        assert namespace[name] == name
+    for name, home in rlrun._HOMES.items():
+        assert namespace[name] is getattr(import_module(f"rlrun.{home}"), name)
+    with pytest.raises(AttributeError, match="'rlrun' has no attribute 'ACRE'"):
+        rlrun.ACRE  # noqa: B018 - reading it is what fails
+
+
+def test_type_checkers_see_the_same_public_names():
+    """The imports that are for them only are those that happen on first use."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.name: node.module.removeprefix("rlrun.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == rlrun._HOMES
+    declared = [node.target.id for node in block.body if isinstance(node, ast.AnnAssign)]
+    assert sorted(declared) == sorted(rlrun._POLICIES)
 
 
 def test_files_fit_in_the_head():

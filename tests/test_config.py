@@ -35,7 +35,7 @@ def test_a_file_shows_every_setting_of_its_constructor_and_no_other(path: Path) 
     target = node.pop("_target_", None)
     node.pop("_partial_", None)
     if target is None:
-        assert path.name == "files.yaml"
+        assert short(path) in ("logger/files", "callback/none")
         assert node == {}
         return
     defaults = {
@@ -153,7 +153,10 @@ def test_env_and_component_of_the_users_own_package(package: str) -> None:
     words = [f"env={package}:{package}-v0", f"policy._target_={package}.Policy"]
     node = composed(
         *words,
+        "~policy.shared",
         "~policy.hidden",
+        "policy.critic_hidden=[]",  # Hydra deletes no null
+        "~policy.critic_hidden",
         "~policy.activation",
         "~policy.layer_norm",
         "+policy.width=5",
@@ -182,6 +185,8 @@ def test_digest_is_that_of_what_decides_the_result() -> None:
     same = composed(
         "seed=3",
         "logger=files",
+        "+callback._target_=rlrun.api.callbacks.StopTrainingOnRewardThreshold",
+        "+callback.reward_threshold=9.0",
         "checkpoint.keep=9",
         "eval.episodes=3",
         "run.dir=elsewhere",

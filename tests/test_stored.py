@@ -55,6 +55,11 @@ def spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
         ("algo", "rlrun.run.store.write_atomic"),
         ("logger", "rlrun.run.loggers.os.system"),
         ("lr_schedule", "rlrun.functional.schedules.__builtins__"),
+        ("callback", "os.system"),
+        ("callback", "rlrun.api.callbacks.io.open"),
+        ("callback", "rlrun.policies.mlp.MlpPolicy"),
+        ("callback", "rlrun.api.models.ACER"),  # takes names of classes as arguments
+        ("callback", "rlrun.api.saving.write"),
         ("policy", "rlrunx.policies.mlp.MlpPolicy"),
         ("policy", ["os.system"]),
         ("policy", {"a": 1}),
@@ -101,6 +106,21 @@ def test_nested_components_are_refused(tmp_path: Path, sound: dict[str, Any]) ->
         node = sound | {"policy": {**sound["policy"], "hidden": hidden}}
         with pytest.raises(UserError, match="_target_"):
             stored.load(write(tmp_path, node), [])
+
+
+def test_callbacks_are_trusted_by_name_only(tmp_path: Path, sound: dict[str, Any]) -> None:
+    """They write files and import environments: rlrun's own, too, are asked for."""
+    every = {"_target_": "rlrun.api.callbacks.EveryNTimesteps", "n_steps": 5}
+    inner = {"_target_": "rlrun.api.callbacks.StopTrainingOnRewardThreshold"}
+    path = write(tmp_path, sound | {"callback": {**every, "callback": inner}})
+    with pytest.raises(UserError, match=r"callback\._target_: .*add 'trust=\[rlrun\]'"):
+        stored.load(path, [])
+    assert stored.load(path, ["rlrun"])["callback"]["callback"] == inner
+    assert "callback" not in stored.load(path, [], without=("callback",))
+    for target in ("os.system", 3):
+        node = sound | {"callback": {**every, "callback": {**inner, "_target_": target}}}
+        with pytest.raises(UserError, match=r"callback\.callback\._target_"):
+            stored.load(write(tmp_path, node), ["rlrun"])
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "a ${seed}", "${"])

@@ -49,11 +49,23 @@ def make_heads(
     activation: Activation,
     layer_norm: bool,
     generator: torch.Generator,
+    critic_hidden: Sequence[int] | None = None,
 ) -> nn.ModuleDict:
-    """One tower per head: hidden layers of its own, then a linear one with a gain of 0.01."""
+    """One tower per head: hidden layers of its own, then a linear one with a gain of 0.01.
+
+    Args:
+        latents: width of what all towers read.
+        heads: the outputs, by name.
+        hidden: width of each hidden layer of a tower.
+        activation: after each hidden layer.
+        layer_norm: normalise the inputs of each activation.
+        generator: source of the initial weights.
+        critic_hidden: as `hidden`, for every head but `policy`; None for the same widths.
+    """
     towers = {}
     for name, head in heads.items():
-        inner = hidden or (INTERACTION if head.inputs else [])
+        own = hidden if critic_hidden is None or name == "policy" else critic_hidden
+        inner = own or (INTERACTION if head.inputs else [])
         widths = [latents + head.inputs, *inner]
         layers = dense(widths, activation, layer_norm, generator)
         towers[name] = nn.Sequential(*layers, linear(widths[-1], head.outputs, 0.01, generator))

@@ -95,7 +95,8 @@ class LstmPolicy(Policy):
             first (Gers et al. 2000; Jozefowicz et al. 2015).
         before: width of each fully connected layer between vectors and LSTM.
         after: width of each layer between the LSTM and the heads, shared by them.
-        towers: width of each layer that a head has for itself.
+        towers: width of each layer that the policy has for itself.
+        critic_towers: of those that every other head has for itself; None for the same widths.
         activation: after each of these layers.
         filters: of the three convolutions, for pictures.
         features_dim: width of the layer after the convolutions, for pictures.
@@ -116,6 +117,7 @@ class LstmPolicy(Policy):
         before: list[PositiveInt] = [64, 64],  # noqa: B006 - read only
         after: list[PositiveInt] = [],  # noqa: B006 - read only
         towers: list[PositiveInt] = [],  # noqa: B006 - read only
+        critic_towers: list[PositiveInt] | None = None,
         activation: Activation = "tanh",
         filters: tuple[PositiveInt, PositiveInt, PositiveInt] = (32, 64, 64),
         features_dim: PositiveInt = 512,
@@ -134,12 +136,14 @@ class LstmPolicy(Policy):
         self.cell = LstmCell(inputs, lstm_size, layer_norm, forget_bias, generator)
         widths = [lstm_size, *after]
         self.after = nn.Sequential(*dense(widths, activation, layer_norm, generator))
-        self.heads = make_heads(widths[-1], heads, towers, activation, layer_norm, generator)
+        self.heads = make_heads(
+            widths[-1], heads, towers, activation, layer_norm, generator, critic_towers
+        )
 
     @staticmethod
     def conflicts(values: Mapping[str, Any]) -> list[str]:
         """A layer that is normalised needs more than one unit."""
-        return too_narrow(values, "lstm_size", "before", "after", "towers")
+        return too_narrow(values, "lstm_size", "before", "after", "towers", "critic_towers")
 
     def encode(self, features: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
         """Unroll the LSTM over the segment; its state is zero where an episode begins."""

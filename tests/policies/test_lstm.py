@@ -321,7 +321,7 @@ def test_the_size_of_the_state():
     for algo, size in [("acer", 4 * 8), ("acktr", 2 * 8), ("a2c", 2 * 8)]:
         parts = parts_of(algo)
         assert parts.algorithm.state_size == size
-        rollout, _ = parts.collector.collect(parts.algorithm.act)
+        rollout = parts.collector.collect(parts.algorithm.act)
         assert rollout.state.shape == (3, size)
         parts.collector.envs.close()
 
@@ -446,7 +446,7 @@ def parts_of(algo, *words, **kwargs):
     config["env"]["kwargs"] = kwargs
     parts = assemble(check(config))
     parts.collector.reset()
-    network = parts.algorithm.actor if algo == "acer" else parts.algorithm.network
+    network = parts.algorithm.actor
     disturb(network.policy, 0.8)
     if algo == "acer":
         disturb(parts.algorithm.average.policy, 0.8, seed=1)
@@ -495,8 +495,9 @@ def test_on_fresh_segments_importance_is_one(monkeypatch, action, words):
 
     ended = truncated = 0
     for i in range(6):
-        rollout, episodes = collector.collect(algorithm.act)
-        ended, truncated = ended + len(episodes), truncated + len(rollout.final_index)
+        rollout = collector.collect(algorithm.act)
+        ended += int(rollout.terminated.sum() + rollout.truncated.sum())
+        truncated += len(rollout.final_index)
         if i:
             assert not rollout.reset[0].all()
             for wrong in (
@@ -539,7 +540,7 @@ def test_the_average_looks_on_with_a_state_of_its_own(monkeypatch, action):
     for _ in range(6):
         before = state
         looking.clear()
-        rollout, _ = collector.collect(look)
+        rollout = collector.collect(look)
         assert torch.equal(rollout.state[:, before.shape[1] :], before)
         assert not before.any() or not torch.equal(rollout.state[:, : before.shape[1]], before)
         learning.clear()
@@ -561,7 +562,7 @@ def test_a_replayed_segment_begins_with_the_states_that_are_stored_with_it(monke
     watch(monkeypatch, algorithm.memory, "sample", lambda _, found: sampled.append(found))
     half = algorithm.state_size // 2
     for update in range(8):
-        rollout, _ = collector.collect(algorithm.act)
+        rollout = collector.collect(algorithm.act)
         states.append(rollout.state.clone())
         sampled.clear()
         for calls in begun.values():
@@ -592,8 +593,8 @@ def test_a_replayed_segment_begins_with_the_states_that_are_stored_with_it(monke
 def test_statistics_of_a_fresh_segment_are_those_it_was_drawn_from(algo):
     parts = parts_of(algo)
     for i in range(5):
-        rollout, _ = parts.collector.collect(parts.algorithm.act)
-        network, zero = parts.algorithm.network, torch.zeros_like(rollout.state)
+        rollout = parts.collector.collect(parts.algorithm.act)
+        network, zero = parts.algorithm.actor, torch.zeros_like(rollout.state)
         found, forgetful = (
             advantage.learn_terms(network, batch, 0.99, None, False).statistics
             for batch in (rollout, replace(rollout, state=zero))
@@ -635,9 +636,9 @@ def test_acktr_takes_the_factors_of_the_cell_over_all_steps(layer_norm, action):
     algorithm, collector = parts.algorithm, parts.collector
     inside = False
     while not inside:  # with a memory from before, and an episode that begins on the way
-        rollout, _ = collector.collect(algorithm.act)
+        rollout = collector.collect(algorithm.act)
         inside = bool(rollout.reset[1:-1].any() and rollout.state.any())
-    policy, named = algorithm.network.policy, dict(algorithm.network.named_parameters())
+    policy, named = algorithm.actor.policy, dict(algorithm.actor.named_parameters())
     before = {name: p.detach().clone() for name, p in named.items()}
     with torch.no_grad():
         expected = means_by_hand(policy, rollout)
@@ -647,7 +648,7 @@ def test_acktr_takes_the_factors_of_the_cell_over_all_steps(layer_norm, action):
         torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-5)
     assert all(map(math.isfinite, metrics.values()))
     for _ in range(2):
-        rollout, _ = collector.collect(algorithm.act)
+        rollout = collector.collect(algorithm.act)
         algorithm.update(rollout, 0.0, log=False)
     assert [name for name, p in named.items() if torch.equal(p, before[name])] == []
     for part in algorithm.optimizer.parts.values():
@@ -662,9 +663,9 @@ def test_observations_of_every_kind_are_remembered():
     for kind in Every.OBSERVATIONS:
         words = ["policy.filters=[2,2,2]", "policy.features_dim=8"]
         parts = parts_of("a2c", *words, observation=kind)
-        rollout, _ = parts.collector.collect(parts.algorithm.act)
+        rollout = parts.collector.collect(parts.algorithm.act)
         assert not rollout.state.any()
-        rollout, _ = parts.collector.collect(parts.algorithm.act)
+        rollout = parts.collector.collect(parts.algorithm.act)
         assert rollout.state.any(-1).all()
         assert np.isfinite(rollout.state.numpy()).all()
         parts.collector.envs.close()

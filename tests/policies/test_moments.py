@@ -326,10 +326,10 @@ def test_acting_and_evaluation_leave_the_moments_as_they_are(algo):
     )
     parts = assemble(config)
     parts.collector.reset()
-    network = (parts.algorithm.actor if algo == "acer" else parts.algorithm.network).policy
+    network = (parts.algorithm.actor).policy
     moments = network.features.moments
     for _ in range(3):
-        rollout, _ = parts.collector.collect(parts.algorithm.act)
+        rollout = parts.collector.collect(parts.algorithm.act)
         parts.algorithm.update(rollout, 0.0, log=True)
     assert moments.count == 24
     before = copy.deepcopy(moments.state_dict())

@@ -9,9 +9,10 @@ from gymnasium import spaces
 
 from rlrun.policies.base import Head, Segment
 from rlrun.policies.cnn import CnnPolicy
+from rlrun.policies.lstm import LstmPolicy
 from rlrun.policies.mlp import MlpPolicy
 from rlrun.run.rng import generator
-from rlrun.schema import UserError
+from rlrun.schema import UserError, problems
 
 HEADS = {"policy": Head(3), "q": Head(3)}
 
@@ -64,6 +65,93 @@ def test_heads_with_inputs_read_both(hidden):
     mixed = torch.autograd.grad(output.sum(), latents, create_graph=True)[0]
     (interaction,) = torch.autograd.grad(mixed.square().sum(), inputs)
     assert interaction.abs().sum() > 0  # no sum of a part for each
+
+
+def widths_of(layers):
+    """Inputs and outputs of each linear layer, in order."""
+    found = (m for m in layers.modules() if isinstance(m, torch.nn.Linear))
+    return [(m.in_features, m.out_features) for m in found]
+
+
+def test_shared_layers_and_towers_of_their_own():
+    policy = MlpPolicy(
+        spaces.Box(-1, 1, (4,)),
+        HEADS | {"value": Head(1)},
+        generator(0, "init"),
+        shared=[9, 8],
+        hidden=[7],
+        critic_hidden=[6, 5],
+        activation="relu",
+    )
+    assert widths_of(policy.shared) == [(4, 9), (9, 8)]
+    assert [type(layer).__name__ for layer in policy.shared] == ["Linear", "ReLU"] * 2
+    assert widths_of(policy.heads["policy"]) == [(8, 7), (7, 3)]
+    assert widths_of(policy.heads["q"]) == [(8, 6), (6, 5), (5, 3)]
+    assert widths_of(policy.heads["value"]) == [(8, 6), (6, 5), (5, 1)]
+    actor, critic = outputs_of(policy, torch.randn(2, 4))
+    for output in (actor, critic):
+        gradients = torch.autograd.grad(
+            output.sum(), list(policy.shared.parameters()), retain_graph=True
+        )
+        assert all(gradient.any() for gradient in gradients)
+
+
+def test_a_critic_without_layers_beside_a_policy_with_some():
+    heads = HEADS | {"advantage": Head(1, 2)}
+    policy = MlpPolicy(
+        spaces.Box(-1, 1, (4,)), heads, generator(0, "init"), hidden=[7], critic_hidden=[]
+    )
+    assert widths_of(policy.heads["policy"]) == [(4, 7), (7, 3)]
+    assert widths_of(policy.heads["q"]) == [(4, 3)]
+    assert widths_of(policy.heads["advantage"]) == [(6, 64), (64, 1)]
+
+
+def test_towers_behind_a_memory():
+    policy = LstmPolicy(
+        spaces.Box(-1, 1, (4,)),
+        HEADS,
+        generator(0, "init"),
+        lstm_size=5,
+        towers=[7],
+        critic_towers=[6, 8],
+    )
+    assert widths_of(policy.heads["policy"]) == [(5, 7), (7, 3)]
+    assert widths_of(policy.heads["q"]) == [(5, 6), (6, 8), (8, 3)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "name", "other"),
+    [(MlpPolicy, "critic_hidden", "hidden"), (LstmPolicy, "critic_towers", "towers")],
+)
+def test_critics_are_built_as_the_policy_is_unless_told_otherwise(policy, name, other):
+    space = spaces.Box(-1, 1, (4,))
+    same = [
+        policy(space, HEADS, generator(0, "init"), **{other: [6], name: widths}).state_dict()
+        for widths in (None, [6])
+    ]
+    assert same[0].keys() == same[1].keys()
+    assert all(torch.equal(tensor, same[1][key]) for key, tensor in same[0].items())
+
+
+def test_the_first_weights_of_plain_towers():
+    """They are drawn head by head, layer by layer, and from nothing else."""
+    policy = MlpPolicy(spaces.Box(-1, 1, (4,)), HEADS, generator(0, "init"))
+    names = [f"heads.{head}.{i}" for head in HEADS for i in (0, 2, 4)]
+    assert [k for k in policy.state_dict() if k.endswith("weight")] == [
+        f"{n}.weight" for n in names
+    ]
+    rng = generator(0, "init")
+    for name in names:
+        weight = policy.state_dict()[f"{name}.weight"]
+        gain = 0.01 if name.endswith("4") else math.sqrt(2)
+        expected = torch.nn.init.orthogonal_(torch.empty_like(weight), gain, generator=rng)
+        assert torch.equal(weight, expected), name
+
+
+@pytest.mark.parametrize("name", ["shared", "hidden", "critic_hidden"])
+def test_a_layer_of_width_1_is_not_normalised(name):
+    (found,) = problems(MlpPolicy, {"layer_norm": True, name: [4, 1]}, partial=True)
+    assert found.startswith(f"{name}: [4, 1] with layer_norm=true")
 
 
 def test_layer_norm_precedes_each_activation():

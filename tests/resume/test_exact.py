@@ -61,10 +61,10 @@ def stop_at(monkeypatch):
         sent = []
 
         def spy(trainer):
-            if trainer.updates == update and not sent:
+            if trainer.training.updates == update and not sent:
                 sent.append(True)
                 os.kill(os.getpid(), signal.SIGTERM)
-            iterate(trainer)
+            return iterate(trainer)
 
         monkeypatch.setattr(Trainer, "_iterate", spy)
 

@@ -1,0 +1,1 @@
+"""The Python interface: models as the users of stable-baselines know them."""

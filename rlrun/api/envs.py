@@ -1,0 +1,148 @@
+"""Environments from whatever a user has: an id, a class, one of Gymnasium's, or a batch of them."""
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium import vector
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+from rlrun.build import make_envs
+from rlrun.envs import VectorEnv, make_vec
+from rlrun.envs.batch import Environments
+from rlrun.envs.gym import GymVectorEnv
+from rlrun.envs.registry import find_spec
+from rlrun.schema import UserError
+
+Env = gymnasium.Env[Any, Any]
+Batch = vector.VectorEnv[Any, Any, Any]
+
+
+def make_vec_env(
+    env_id: str | Callable[..., Env],
+    n_envs: int = 1,
+    seed: int | None = None,
+    *,
+    wrapper_class: Callable[[Env], Env] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    vec_env_cls: Callable[..., Batch] = SyncVectorEnv,
+    vec_env_kwargs: Mapping[str, Any] | None = None,
+) -> Environments:
+    """Several environments of one kind, to train on or to play in.
+
+    Atari games come from the emulator's own batch, with the preprocessing of DeepMind: 84x84 grey
+    pictures, stacks of 4 on the first axis, no-ops and FIRE at the start, a lost life terminates.
+
+    Args:
+        env_id: Gymnasium id, `module:id`, or a class or function that makes an environment.
+        n_envs: how many.
+        seed: of all their episodes; None for one from the system. A model that is trained on them
+            seeds them by its own.
+        wrapper_class: put around each environment.
+        env_kwargs: for the constructor of each environment.
+        vec_env_cls: `gymnasium.vector.SyncVectorEnv`, or `AsyncVectorEnv` for one process each,
+            which pays where a step takes milliseconds.
+        vec_env_kwargs: for the constructor of the batch.
+
+    Raises:
+        UserError: no such id, a package is missing, or a keyword does not fit.
+    """
+    seed = secrets.randbits(31) if seed is None else seed
+    kwargs = dict(env_kwargs or {})
+    plain = wrapper_class is None and vec_env_cls is SyncVectorEnv and not vec_env_kwargs
+    if isinstance(env_id, str) and plain:
+        engine = make_vec(env_id, n_envs, seed, kwargs)
+        engine.origin = (env_id, kwargs) if _is_data(kwargs) else None
+        return Environments(engine)
+
+    def make() -> Env:
+        if isinstance(env_id, str):
+            env = gymnasium.make(find_spec(env_id), **kwargs)
+        else:
+            env = env_id(**kwargs)
+        return env if wrapper_class is None else wrapper_class(env)
+
+    batch = vec_env_cls(
+        [make] * n_envs, autoreset_mode=AutoresetMode.DISABLED, **(vec_env_kwargs or {})
+    )
+    return Environments(GymVectorEnv(batch, seed))
+
+
+def as_engine(env: str | Env | Batch) -> VectorEnv:
+    """The environments that stand behind `env`, or that are made around it.
+
+    Raises:
+        TypeError: it is no environment.
+        UserError: a batch that cannot be used.
+    """
+    if isinstance(env, Environments):
+        return env.engine
+    if isinstance(env, str):
+        return make_vec_env(env).engine
+    if isinstance(env, gymnasium.Env):
+        one = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        engine = GymVectorEnv(one, secrets.randbits(31))
+        engine.origin = _origin(env)
+        return engine
+    if not isinstance(env, vector.VectorEnv):
+        raise TypeError(
+            f"env: a {type(env).__name__} is no environment; give an id, a gymnasium.Env or a "
+            f"gymnasium.vector.VectorEnv"
+        )
+    return GymVectorEnv(_usable(env), secrets.randbits(31))
+
+
+def _usable(batch: Batch) -> Batch:
+    """The batch, if its environments can be reset one by one; raises UserError."""
+    if not isinstance(batch.unwrapped, (SyncVectorEnv, AsyncVectorEnv, AtariVectorEnv)):
+        raise UserError(
+            f"env: the environments of a {type(batch.unwrapped).__name__} cannot be reset one by "
+            f"one; use rlrun.make_vec_env, or gymnasium's SyncVectorEnv or AsyncVectorEnv"
+        )
+    if batch.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP:
+        raise UserError(
+            "env: the last observation of an episode is needed, and this batch resets in the same "
+            "step; make it with autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP"
+        )
+    return batch
+
+
+def _origin(env: Env) -> tuple[str, dict[str, Any]] | None:
+    """Id and keywords from which an environment equal to `env` can be made; None if not."""
+    spec = env.spec
+    if spec is None or spec.additional_wrappers or spec.id not in gymnasium.registry:
+        return None
+    registered = gymnasium.registry[spec.id]
+    there = {**registered.kwargs, "render_mode": spec.kwargs.get("render_mode")}
+    kwargs = {k: v for k, v in spec.kwargs.items() if k not in there or v != there[k]}
+    if spec.max_episode_steps != registered.max_episode_steps:
+        kwargs["max_episode_steps"] = spec.max_episode_steps
+    return (spec.id, kwargs) if _is_data(kwargs) else None
+
+
+def _is_data(kwargs: Mapping[str, Any]) -> bool:
+    """Can the keywords be written into a config?"""
+    try:
+        json.dumps(kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def as_batch(env: str | Env | Batch, engine: VectorEnv) -> Batch:
+    """The batch that a user steps: the one that was given, or one around the engine."""
+    return env if isinstance(env, vector.VectorEnv) else Environments(engine)
+
+
+def remade(config: Mapping[str, Any]) -> tuple[VectorEnv, Environments]:
+    """The environments of a config, made from its id.
+
+    Raises:
+        UserError: they cannot be made.
+    """
+    engine = make_envs(config, "env", config["env"]["n_envs"])
+    engine.origin = config["env"]["id"], config["env"]["kwargs"]
+    return engine, Environments(engine)

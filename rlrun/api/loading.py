@@ -1,0 +1,254 @@
+"""Models from files: our own, the runs of the command line, and those of stable-baselines 2."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from numpy.typing import ArrayLike, NDArray
+
+from rlrun import config as configs
+from rlrun import schema, stored
+from rlrun.api import parameters, saving
+from rlrun.api.envs import as_batch, as_engine
+from rlrun.api.policies import policy_node
+from rlrun.api.sb2.file import is_sb2
+from rlrun.api.sb2.model import SB2Model, read, state_of
+from rlrun.api.sb2.moments import moments
+from rlrun.api.settings import config_of, env_node, schedule_node, target_name
+from rlrun.envs import Interface
+from rlrun.evaluation import find_checkpoint, fitting
+from rlrun.run.checkpoint import Checkpointer
+from rlrun.run.manifest import verify
+from rlrun.run.store import CheckpointError
+from rlrun.run.training import interface_of
+from rlrun.schema import UserError
+
+if TYPE_CHECKING:
+    from rlrun.api.model import Model
+
+M = TypeVar("M", bound="Model")
+
+_OF_MODEL = ("verbose", "tensorboard_log", "full_tensorboard_log")
+_OF_CONFIG = {"device": "device", "n_cpu_tf_sess": "threads"}
+_OF_ENV = ("clip_rewards", "normalize_observations")
+_OF_MEMORY = ("n_steps", "buffer_size")
+"""Hyperparameters that tell the shape of the replay memory and of the steps in hand."""
+
+
+def load(
+    kind: type[M],
+    source: saving.Target,
+    env: Any,
+    changes: Mapping[str, Any],
+    checkpoint: str | int,
+    obs_rms: Mapping[str, ArrayLike] | str | os.PathLike[str] | None,
+) -> M:
+    """`Model.load`: the arguments are those there, `changes` the custom objects and the rest."""
+    if isinstance(source, str | os.PathLike):
+        path = saving.found(source)
+        # What is no zip at all may be a pickle of an older version, which `read` knows to tell.
+        if path.is_file() and (is_sb2(path) or not zipfile.is_zipfile(path)):
+            return imported(kind, read(path, _of_sb2(changes)), env, changes, obs_rms)
+    if obs_rms is not None:
+        raise ValueError("obs_rms: a model of rlrun keeps its own moments")
+    with saving.opened(source) as folder:
+        return _from_folder(kind, folder, env, dict(changes), checkpoint)
+
+
+def _from_folder(
+    kind: type[M], folder: Path, env: Any, changes: dict[str, Any], checkpoint: str | int
+) -> M:
+    config = stored.read(folder / "config.yaml")
+    if not all(isinstance(config.get(name), dict) for name in ("algo", "env", "policy")):
+        raise UserError(f"{folder}: no model that can be read: its config.yaml is no config")
+    engine = None if env is None else as_engine(env)
+    config, given = _changed(folder, config, kind, engine is not None, changes)
+    checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
+    try:
+        path = find_checkpoint(checkpointer, str(checkpoint))
+        state, _ = checkpointer.load(path, None)
+        interface = interface_of(state["interface"])
+    except (CheckpointError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: no model that can be read: {error}") from error
+    model = _empty(kind, config, given, changes)
+    model._interface = interface
+    model.setup_model()
+    memory, replay = model.algorithm.memory, verify(path, digests=False).window is not None
+    with fitting(path):
+        if memory is not None and replay and not changes.keys() & set(_OF_MEMORY):
+            checkpointer.load(path, memory)
+        elif "memory" in state["algorithm"]:
+            state["algorithm"]["memory"] = None
+        model.algorithm.load_state_dict(state["algorithm"])
+    if "n_steps" in changes:
+        state["collector"]["segment"] = None
+    model._kept = {name: state[name] for name in ("collector", "training")}
+    model._rngs["action"].set_state(state["collector"]["rng"])
+    if engine is not None:
+        require_same_spaces(interface, engine.interface)
+        if engine.interface == interface:
+            model.config["env"] |= env_node(engine, config["env"]["clip_rewards"])
+            model._engine, model._env = engine, as_batch(env, engine)
+            model._train_in(engine)
+        else:
+            model.set_env(env)
+    model.set_random_seed(changes.get("seed"))
+    return model
+
+
+def _changed(
+    folder: Path, config: dict[str, Any], kind: type[M], has_env: bool, changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The checked config of a file with changes, and the objects that are given with them."""
+    own: dict[str, Any] = {"logger": {}, "callback": {}}
+    given: dict[str, Any] = {}
+    if "policy" in changes:
+        node, policy = policy_node(changes["policy"])
+        own["policy"] = {**config["policy"], "_target_": node["_target_"]}
+        if policy is not None:
+            given["policy"] = policy
+    if "lr_schedule" in changes:
+        own["lr_schedule"], function = schedule_node(changes["lr_schedule"])
+        if function is not None:
+            given["lr_schedule"] = function
+    node = dict(config["env"])
+    if has_env or ":" in str(node.get("id")):
+        node["id"] = None  # nothing is imported for the sake of an environment
+    own["env"] = node | {name: changes[name] for name in _OF_ENV if name in changes}
+    own |= {key: changes[name] for name, key in _OF_CONFIG.items() if name in changes}
+    stored.check_trusted(folder / "config.yaml", {k: v for k, v in config.items() if k not in own})
+    if config["algo"].get("_target_") != target_name(kind.algorithm_type):
+        raise ValueError(
+            f"this is a model of {configs.algorithm_name(config).upper()}; load it with "
+            f"{configs.algorithm_name(config).upper()}.load"
+        )
+    known = (*own, "policy_kwargs", "seed", *_OF_MODEL, *_OF_CONFIG, *_OF_ENV)
+    settings = {name: value for name, value in changes.items() if name not in known}
+    schema.require(kind.algorithm_type, schema.coerced(kind.algorithm_type, settings), partial=True)
+    checked = configs.check({**config, **own, "algo": {**config["algo"], **settings}}, given)
+    if "policy_kwargs" in changes:
+        _require_same_policy(checked, given, changes)
+    return checked, given
+
+
+def _require_same_policy(
+    config: Mapping[str, Any], given: Mapping[str, Any], changes: Mapping[str, Any]
+) -> None:
+    """Raise ValueError unless `policy_kwargs` are those of the file."""
+    target = config["policy"]["_target_"]
+    node, _ = policy_node(given.get("policy", target), changes["policy_kwargs"])
+    checked = configs.check({**config, "policy": node}, given)["policy"]
+    if checked != config["policy"]:
+        raise ValueError(
+            f"policy_kwargs: the model was trained with {config['policy']}, not with {checked}; "
+            f"leave them out, the file has them"
+        )
+
+
+def _empty(
+    kind: type[M], config: dict[str, Any], given: Mapping[str, Any], changes: Mapping[str, Any]
+) -> M:
+    """A model of which nothing is built yet."""
+    model = kind.__new__(kind)
+    model._begin(config, given, changes.get("verbose", 0), changes.get("tensorboard_log"))
+    return model
+
+
+def parameters_in(source: saving.Target) -> dict[str, NDArray[Any]]:
+    """The weights in a saved model, or in the last checkpoint of a run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with saving.opened(source) as folder:
+        checkpointer = Checkpointer(folder, 1)
+        try:
+            state, _ = checkpointer.load(find_checkpoint(checkpointer, "last"), None)
+            return {name: t.cpu().numpy() for name, t in state["algorithm"]["actor"].items()}
+        except (CheckpointError, KeyError, AttributeError) as error:
+            raise UserError(f"{folder}: no model that can be read: {error}") from error
+
+
+def require_same_spaces(trained: Interface | None, given: Interface) -> None:
+    """Raise ValueError, naming both, unless the spaces are equal; None fits all."""
+    if trained is None:
+        return
+    for name in ("observation_space", "action_space"):
+        before, now = getattr(trained, name), getattr(given, name)
+        if before != now:
+            raise ValueError(f"env: its {name} is {now}, and the model was trained in {before}")
+    if trained.frame_stack != given.frame_stack:
+        raise ValueError(
+            f"env: its observations hold {given.frame_stack} frames, those of the model "
+            f"{trained.frame_stack}"
+        )
+
+
+def _of_sb2(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes that say what a file of stable-baselines could not."""
+    names = ("observation_space", "action_space", "policy", "policy_kwargs", "lr_schedule")
+    found = {name: changes[name] for name in names if name in changes}
+    if isinstance(policy := found.get("policy"), type):
+        found["policy"] = policy.__name__
+    return found
+
+
+def imported(
+    kind: type[M],
+    saved: SB2Model,
+    env: Any,
+    changes: Mapping[str, Any],
+    obs_rms: Mapping[str, ArrayLike] | str | os.PathLike[str] | None,
+) -> M:
+    """A model of stable-baselines 2 as one of ours; prints the report if `verbose`.
+
+    Raises:
+        ValueError: it is one of another algorithm.
+        UserError: it was trained in other spaces, or which ones is not known and `env` is None.
+    """
+    if target_name(kind.algorithm_type).rpartition(".")[2].lower() != saved.algorithm:
+        name = saved.algorithm.upper()
+        raise ValueError(f"this is a model of {name}; load it with {name}.load")
+    engine = None if env is None else as_engine(env)
+    if engine is not None:
+        interface = engine.interface
+    elif saved.observation_space is None or saved.action_space is None:
+        raise UserError(
+            "the file does not tell the spaces that the model was trained in; give the "
+            "environment: load(path, env=env)"
+        )
+    else:
+        spaces_ = saved.observation_space, saved.action_space
+        interface = Interface(saved.n_envs or 1, *spaces_)
+    own = {**_OF_CONFIG, "seed": "seed"}
+    of_config = {key: changes[name] for name, key in own.items() if name in changes}
+    others = (*own, *_OF_MODEL, *_of_sb2(changes))
+    settings = {name: value for name, value in changes.items() if name not in others}
+    config, given = config_of(
+        kind.algorithm_type,
+        engine,
+        policy=policy_node(saved.policy, saved.policy_settings),
+        lr_schedule=schedule_node(changes.get("lr_schedule", saved.lr_schedule or "linear")),
+        clip_rewards=None,
+        normalize_observations=obs_rms is not None,
+        settings={**saved.settings, **settings},
+        **{"seed": saved.seed or 0, "device": "auto", "threads": None, **of_config},
+    )
+    model = _empty(kind, config, given, {"verbose": saved.verbose, **changes})
+    model._interface = interface
+    if engine is not None:
+        model._engine, model._env = engine, as_batch(env, engine)
+    model.setup_model()
+    state = state_of(saved, interface.observation_space, interface.action_space)
+    if obs_rms is not None:
+        values = obs_rms if isinstance(obs_rms, Mapping) else os.fspath(obs_rms)
+        state |= moments(values, interface.observation_space)
+    parameters.load(model.actor, {name: t.numpy() for name, t in state.items()}, True)
+    model._weights_changed()
+    if model.verbose:
+        print("\n".join(saved.report))
+    return model
