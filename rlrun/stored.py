@@ -59,15 +59,24 @@ def load(path: Path, trust: Sequence[str], without: Sequence[str] = ()) -> dict[
     return config
 
 
-def check_trusted(path: Path, config: Mapping[str, Any], trust: Sequence[str] = ()) -> None:
-    """Raise UserError if the config from `path` names something that is not trusted."""
+def check_trusted(
+    path: Path, config: Mapping[str, Any], trust: Sequence[str] = (), in_python: bool = False
+) -> None:
+    """Raise UserError if the config from `path` names something that is not trusted.
+
+    Args:
+        path: of the file, for the message.
+        config: what is to be built of it.
+        trust: names of the packages besides rlrun whose components may be built.
+        in_python: say what to do in Python instead of on the command line.
+    """
     for key, value in _leaves(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(
                 f"{path}: {key}: {value!r}: interpolations are refused in a stored config"
             )
         if key.rpartition(".")[2] == "_target_":
-            _check_target(path, key, value, trust)
+            _check_target(path, key, value, trust, in_python)
     _check_env(path, config.get("env"), trust)
 
 
@@ -87,7 +96,7 @@ def read(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_target(path: Path, key: str, name: Any, trust: Sequence[str]) -> None:
+def _check_target(path: Path, key: str, name: Any, trust: Sequence[str], in_python: bool) -> None:
     """The text must begin with a trusted name, and the object must really be from there.
 
     `rlrun.algorithms.acer.torch.hub.load` begins well and is something else.
@@ -95,14 +104,14 @@ def _check_target(path: Path, key: str, name: Any, trust: Sequence[str]) -> None
     home = _HOMES.get(key.partition(".")[0]) if key.count(".") == 1 else None
     allowed = [*([home] if home else []), *trust]
     if not isinstance(name, str) or not _within(name, allowed):
-        _refuse(path, key, name)
+        _refuse(path, key, name, in_python)
     try:
         found = resolve(name)
     except Exception as error:  # whatever an import may raise
         raise UserError(f"{path}: {key}: cannot import {name}: {error}") from error
     where = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     if not (inspect.isclass(found) or inspect.isfunction(found)) or not _within(where, allowed):
-        _refuse(path, key, name)
+        _refuse(path, key, name, in_python)
 
 
 def resolve(name: str) -> Any:
@@ -129,10 +138,12 @@ def _within(name: str, packages: Sequence[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def _refuse(path: Path, key: str, name: Any) -> None:
+def _refuse(path: Path, key: str, name: Any, in_python: bool = False) -> None:
     package = str(name).partition(".")[0]
     known = package == "rlrun" and not key.startswith("callback")
     hint = "" if known else f" If you trust it, add 'trust=[{package}]'."
+    if in_python:
+        hint = f" Give the class or function itself: load(path, {key.partition('.')[0]}=...)."
     raise UserError(
         f"{path}: {key}: {name} is refused: a stored config may only name components of rlrun "
         f"and of packages that you trust.{hint}"

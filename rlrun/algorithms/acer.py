@@ -317,7 +317,7 @@ class ACER:
         self.actor.load_state_dict(state["actor"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.reward_scale is not None:
+        if self.reward_scale is not None and state["reward_scale"] is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])
         if self.memory is not None and state["memory"] is not None:
             self.memory.load_state_dict(state["memory"])

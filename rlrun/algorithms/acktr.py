@@ -254,6 +254,6 @@ class ACKTR:
         """Take over what `state_dict` gave."""
         self.actor.load_state_dict(state["actor"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.reward_scale is not None:
+        if self.reward_scale is not None and state["reward_scale"] is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])
         self.rng.set_state(state["rng"])

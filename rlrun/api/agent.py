@@ -9,11 +9,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from rlrun.algorithms.base import Algorithm
-from rlrun.api import loading, parameters, predicting, saving
+from rlrun.api import parameters, predicting, saving
 from rlrun.api.dataset import ExpertDataset
 from rlrun.api.pretrain import clone_behaviour
 from rlrun.envs import Interface
 from rlrun.policies.actor import Actor
+from rlrun.schema import UserError
 
 
 class Agent:
@@ -35,10 +36,25 @@ class Agent:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return settings[name]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to set a hyperparameter, for nothing would follow it."""
+        if name in self.__dict__.get("config", {}).get("algo", {}):
+            raise AttributeError(
+                f"{name} is set when a model is made, or when it is loaded: "
+                f"{type(self).__name__}.load(path, {name}={value!r})"
+            )
+        super().__setattr__(name, value)
+
     @property
     def actor(self) -> Actor:
         """The network that acts, with the distribution of its actions."""
+        self._require_setup()
         return self.algorithm.actor
+
+    def _require_setup(self) -> None:
+        """Raise UserError unless there is something that learns."""
+        if "algorithm" not in self.__dict__:
+            raise UserError("the model is not set up yet: call setup_model() first")
 
     @property
     def observation_space(self) -> Any:
@@ -86,9 +102,9 @@ class Agent:
         Raises:
             ValueError: these are no observations of the model's space.
         """
+        actor, spaces = self.actor, (self.observation_space, self.action_space)
         rng = None if deterministic else self._rngs["predict"]
-        spaces = self.observation_space, self.action_space
-        return predicting.predict(self.actor, *spaces, observation, state, mask, rng)
+        return predicting.predict(actor, *spaces, observation, state, mask, rng)
 
     def action_probability(
         self,
@@ -149,7 +165,7 @@ class Agent:
         """
         given = load_path_or_dict
         if not isinstance(given, Mapping | list | tuple):
-            given = loading.parameters_in(given)  # type: ignore[arg-type]
+            given = saving.parameters_in(given)  # type: ignore[arg-type]
         parameters.load(self.actor, given, exact_match)
         self._weights_changed()
 

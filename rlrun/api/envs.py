@@ -11,7 +11,7 @@ from gymnasium import vector
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from rlrun.build import make_envs
-from rlrun.envs import VectorEnv, make_vec
+from rlrun.envs import Interface, VectorEnv, make_vec
 from rlrun.envs.batch import Environments
 from rlrun.envs.gym import GymVectorEnv
 from rlrun.envs.registry import find_spec
@@ -49,7 +49,10 @@ def make_vec_env(
 
     Raises:
         UserError: no such id, a package is missing, or a keyword does not fit.
+        ValueError: fewer environments than one.
     """
+    if n_envs < 1:
+        raise ValueError(f"n_envs: {n_envs}; at least 1")
     seed = secrets.randbits(31) if seed is None else seed
     kwargs = dict(env_kwargs or {})
     plain = wrapper_class is None and vec_env_cls is SyncVectorEnv and not vec_env_kwargs
@@ -146,3 +149,18 @@ def remade(config: Mapping[str, Any]) -> tuple[VectorEnv, Environments]:
     engine = make_envs(config, "env", config["env"]["n_envs"])
     engine.origin = config["env"]["id"], config["env"]["kwargs"]
     return engine, Environments(engine)
+
+
+def require_same_spaces(trained: Interface | None, given: Interface) -> None:
+    """Raise ValueError, naming both, unless the spaces are equal; None fits all."""
+    if trained is None:
+        return
+    for name in ("observation_space", "action_space"):
+        before, now = getattr(trained, name), getattr(given, name)
+        if before != now:
+            raise ValueError(f"env: its {name} is {now}, and the model was trained in {before}")
+    if trained.frame_stack != given.frame_stack:
+        raise ValueError(
+            f"env: its observations hold {given.frame_stack} frames, those of the model "
+            f"{trained.frame_stack}"
+        )

@@ -7,33 +7,34 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from rlrun.api.base_callback import BaseCallback
 from rlrun.envs import Step
 from rlrun.run.loggers import TensorBoardLogger
 from rlrun.run.training import Training
 
-if TYPE_CHECKING:
-    from rlrun.api.model import Model
-
 
 class Watch:
     """Tells a callback what happens in a training; a context, which ends with it.
 
     Args:
-        model: that is trained.
+        model: that is trained, for the callback to use.
         callback: looks on.
         told: what the callback finds in its `locals` from the start.
     """
 
-    def __init__(self, model: Model, callback: BaseCallback, told: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, callback: BaseCallback, told: Mapping[str, Any]) -> None:
         self._callback = callback
         self._told = {"self": model, "callback": callback, **told}
         callback.init_callback(model)
 
     def __enter__(self) -> Self:
-        self._callback.on_training_start(self._told, globals())
+        try:
+            self._callback.on_training_start(self._told, globals())
+        except BaseException:
+            self._callback.on_training_end()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

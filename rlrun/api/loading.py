@@ -6,14 +6,15 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rlrun import config as configs
 from rlrun import schema, stored
 from rlrun.api import parameters, saving
-from rlrun.api.envs import as_batch, as_engine
+from rlrun.api.envs import as_batch, as_engine, require_same_spaces
+from rlrun.api.model import Model
 from rlrun.api.policies import policy_node
 from rlrun.api.sb2.file import is_sb2
 from rlrun.api.sb2.model import SB2Model, read, state_of
@@ -27,10 +28,7 @@ from rlrun.run.store import CheckpointError
 from rlrun.run.training import interface_of
 from rlrun.schema import UserError
 
-if TYPE_CHECKING:
-    from rlrun.api.model import Model
-
-M = TypeVar("M", bound="Model")
+M = TypeVar("M", bound=Model)
 
 _OF_MODEL = ("verbose", "tensorboard_log", "full_tensorboard_log")
 _OF_CONFIG = {"device": "device", "n_cpu_tf_sess": "threads"}
@@ -84,10 +82,11 @@ def _from_folder(
         elif "memory" in state["algorithm"]:
             state["algorithm"]["memory"] = None
         model.algorithm.load_state_dict(state["algorithm"])
-    if "n_steps" in changes:
-        state["collector"]["segment"] = None
     model._kept = {name: state[name] for name in ("collector", "training")}
-    model._rngs["action"].set_state(state["collector"]["rng"])
+    if state["collector"] is not None:
+        model._rngs["action"].set_state(state["collector"]["rng"])
+        if "n_steps" in changes:
+            state["collector"]["segment"] = None
     if engine is not None:
         require_same_spaces(interface, engine.interface)
         if engine.interface == interface:
@@ -106,21 +105,27 @@ def _changed(
     """The checked config of a file with changes, and the objects that are given with them."""
     own: dict[str, Any] = {"logger": {}, "callback": {}}
     given: dict[str, Any] = {}
+    examined = dict(config["policy"])
     if "policy" in changes:
-        node, policy = policy_node(changes["policy"])
-        own["policy"] = {**config["policy"], "_target_": node["_target_"]}
+        node, policy = policy_node(changes["policy"], changes.get("policy_kwargs"))
+        examined.pop("_target_", None)  # what else is in the node is still from the file
+        own["policy"] = {**examined, "_target_": node["_target_"]}
+        if "policy_kwargs" in changes:
+            own["policy"], examined = node, {}
         if policy is not None:
             given["policy"] = policy
     if "lr_schedule" in changes:
         own["lr_schedule"], function = schedule_node(changes["lr_schedule"])
         if function is not None:
             given["lr_schedule"] = function
-    node = dict(config["env"])
-    if has_env or ":" in str(node.get("id")):
-        node["id"] = None  # nothing is imported for the sake of an environment
-    own["env"] = node | {name: changes[name] for name in _OF_ENV if name in changes}
+    env = dict(config["env"])
+    if has_env or ":" in str(env.get("id")):
+        env["id"] = None  # nothing is imported for the sake of an environment
+    own["env"] = env | {name: changes[name] for name in _OF_ENV if name in changes}
     own |= {key: changes[name] for name, key in _OF_CONFIG.items() if name in changes}
-    stored.check_trusted(folder / "config.yaml", {k: v for k, v in config.items() if k not in own})
+    taken = {key: value for key, value in config.items() if key not in own}
+    taken |= {"env": env, "policy": examined}
+    stored.check_trusted(folder / "config.yaml", taken, in_python=True)
     if config["algo"].get("_target_") != target_name(kind.algorithm_type):
         raise ValueError(
             f"this is a model of {configs.algorithm_name(config).upper()}; load it with "
@@ -128,24 +133,28 @@ def _changed(
         )
     known = (*own, "policy_kwargs", "seed", *_OF_MODEL, *_OF_CONFIG, *_OF_ENV)
     settings = {name: value for name, value in changes.items() if name not in known}
-    schema.require(kind.algorithm_type, schema.coerced(kind.algorithm_type, settings), partial=True)
-    checked = configs.check({**config, **own, "algo": {**config["algo"], **settings}}, given)
+    there = {name: value for name, value in config["algo"].items() if name != "_target_"}
+    merged = schema.coerced(kind.algorithm_type, {**there, **settings})
+    schema.require(kind.algorithm_type, merged, partial=True)
+    checked = configs.check({**config, **own, "algo": {**config["algo"], **merged}}, given)
     if "policy_kwargs" in changes:
-        _require_same_policy(checked, given, changes)
+        _require_same_policy(checked, config["policy"], given, changes["policy_kwargs"])
     return checked, given
 
 
 def _require_same_policy(
-    config: Mapping[str, Any], given: Mapping[str, Any], changes: Mapping[str, Any]
+    config: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    given: configs.Given,
+    policy_kwargs: Mapping[str, Any],
 ) -> None:
-    """Raise ValueError unless `policy_kwargs` are those of the file."""
-    target = config["policy"]["_target_"]
-    node, _ = policy_node(given.get("policy", target), changes["policy_kwargs"])
-    checked = configs.check({**config, "policy": node}, given)["policy"]
-    if checked != config["policy"]:
+    """Raise ValueError unless `policy_kwargs` are those of the policy that was trained."""
+    node, _ = policy_node(given.get("policy", config["policy"]["_target_"]), policy_kwargs)
+    asked = configs.check({**config, "policy": node}, given)["policy"]
+    if {**asked, "_target_": None} != {**trained, "_target_": None}:
         raise ValueError(
-            f"policy_kwargs: the model was trained with {config['policy']}, not with {checked}; "
-            f"leave them out, the file has them"
+            f"policy_kwargs: the model was trained with {trained}, not with {asked}; leave them "
+            f"out, the file has them"
         )
 
 
@@ -156,36 +165,6 @@ def _empty(
     model = kind.__new__(kind)
     model._begin(config, given, changes.get("verbose", 0), changes.get("tensorboard_log"))
     return model
-
-
-def parameters_in(source: saving.Target) -> dict[str, NDArray[Any]]:
-    """The weights in a saved model, or in the last checkpoint of a run.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    with saving.opened(source) as folder:
-        checkpointer = Checkpointer(folder, 1)
-        try:
-            state, _ = checkpointer.load(find_checkpoint(checkpointer, "last"), None)
-            return {name: t.cpu().numpy() for name, t in state["algorithm"]["actor"].items()}
-        except (CheckpointError, KeyError, AttributeError) as error:
-            raise UserError(f"{folder}: no model that can be read: {error}") from error
-
-
-def require_same_spaces(trained: Interface | None, given: Interface) -> None:
-    """Raise ValueError, naming both, unless the spaces are equal; None fits all."""
-    if trained is None:
-        return
-    for name in ("observation_space", "action_space"):
-        before, now = getattr(trained, name), getattr(given, name)
-        if before != now:
-            raise ValueError(f"env: its {name} is {now}, and the model was trained in {before}")
-    if trained.frame_stack != given.frame_stack:
-        raise ValueError(
-            f"env: its observations hold {given.frame_stack} frames, those of the model "
-            f"{trained.frame_stack}"
-        )
 
 
 def _of_sb2(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,17 +17,17 @@ import torch
 from numpy.typing import ArrayLike
 
 from rlrun import config as configs
-from rlrun.api import loading, saving
+from rlrun.api import saving
 from rlrun.api.agent import Agent
 from rlrun.api.base_callback import BaseCallback, Function, as_callback
-from rlrun.api.envs import Batch, Env, as_batch, as_engine, remade
+from rlrun.api.envs import Batch, Env, as_batch, as_engine, remade, require_same_spaces
 from rlrun.api.learning import Record, Report, Watch, train
 from rlrun.api.policies import policy_node, require_observations
 from rlrun.api.settings import config_of, env_node, schedule_node
 from rlrun.build import make_algorithm, make_collector
 from rlrun.envs import VectorEnv
 from rlrun.run.rng import generator, stream_seed
-from rlrun.run.training import Training, interface_state
+from rlrun.run.training import NOTHING_YET, Training, interface_state
 from rlrun.schema import UserError
 
 
@@ -140,7 +140,8 @@ class Model(Agent):
         collector = make_collector(self.config, engine, self.algorithm, self._rngs["action"])
         self._training = Training(self.algorithm, collector)
         if self._kept:
-            collector.load_state_dict(self._kept["collector"])
+            if self._kept["collector"] is not None:
+                collector.load_state_dict(self._kept["collector"])
             self._training.load_counters(self._kept["training"])
             self._kept = {}
 
@@ -164,7 +165,7 @@ class Model(Agent):
         """
         if self._env is None and self.config["env"]["id"] is not None:
             engine, env = remade(self.config)
-            loading.require_same_spaces(self._interface, engine.interface)
+            require_same_spaces(self._interface, engine.interface)
             self._engine, self._env = engine, env
             self._train_in(engine)
         return self._env
@@ -183,7 +184,7 @@ class Model(Agent):
         engine = as_engine(env)
         if engine is self._engine:
             return
-        loading.require_same_spaces(self._interface, engine.interface)
+        require_same_spaces(self._interface, engine.interface)
         state = self._progress()
         self._interface, self._engine, self._env = engine.interface, engine, as_batch(env, engine)
         self.config["env"] |= env_node(engine, self.config["env"]["clip_rewards"])
@@ -191,25 +192,22 @@ class Model(Agent):
             self.algorithm.attach(engine.interface)
             self._kept = {}
             self._train_in(engine)
-            if self._training is not None and state:
-                self._training.load_counters(state["training"])
+            assert self._training is not None
+            self._training.load_counters(state["training"])
 
     def _progress(self) -> Mapping[str, Any]:
-        """How far the training is, and where its environments are; empty before there is one."""
+        """How far the training is, and where its environments are, if there are any."""
         if self._training is None:
-            return self._kept
+            return self._kept or {"collector": None, "training": NOTHING_YET}
         state = self._training.state_dict()
         return {name: state[name] for name in ("collector", "training")}
 
     def _ready(self) -> Training:
-        """The training, which needs environments.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """The training; raises ValueError if there is no environment for it."""
+        self._require_setup()
         self.get_env()
         if self._training is None:
-            raise ValueError("the model has no environment to learn in; give it one by set_env")
+            raise ValueError("there is no environment to learn in; give one to set_env")
         return self._training
 
     def learn(
@@ -222,13 +220,12 @@ class Model(Agent):
     ) -> Self:
         """Train.
 
-        Environments, their episodes and the replay memory go on from call to call.
+        Episodes and the replay memory go on from call to call.
 
         Args:
-            total_timesteps: environment steps, over all environments; the last segment may
-                overshoot.
-            callback: looks on at every step, and stops the training by returning False: a
-                `BaseCallback`, a function of two dicts (locals, globals), or a list of them.
+            total_timesteps: steps over all environments; the last segment may overshoot.
+            callback: looks on at every step, and stops by returning False: a `BaseCallback`, a
+                function of two dicts (locals, globals), or a list of them.
             log_interval: updates from one row of metrics to the next.
             tb_log_name: name of the run in TensorBoard; None for that of the class.
             reset_num_timesteps: count the steps from zero. If not, go on with the last run of
@@ -238,20 +235,21 @@ class Model(Agent):
             The model.
 
         Raises:
-            ValueError: there is no environment.
-            UserError: not one step is to be taken.
+            ValueError: there is no environment, or no step to take.
             NonFiniteUpdate: the algorithm broke down; the weights are those before the update.
         """
-        training = self._ready()
+        training, looking_on = self._ready(), as_callback(callback)
+        if int(total_timesteps) < 1 or int(log_interval) < 1:
+            raise ValueError("total_timesteps and log_interval are at least 1")
         if reset_num_timesteps:
             training.step = 0
         total = training.step + int(total_timesteps)
         settings = {"total_timesteps": total, "log_interval": int(log_interval)}
-        self.config = configs.check({**self.config, **settings}, self._given)
+        self.config = {**self.config, **settings}
         name = tb_log_name or type(self).__name__
         told = {"tb_log_name": name, "reset_num_timesteps": reset_num_timesteps, **settings}
         report = Report(self.verbose > 0, self.tensorboard_log, name, training.step)
-        with report, Watch(self, as_callback(callback), told) as watch:
+        with report, Watch(self, looking_on, told) as watch:
             train(training, total, int(log_interval), watch, report)
         return self
 
@@ -326,5 +324,7 @@ class Model(Agent):
             ValueError: it holds another algorithm, or a policy with other settings.
             UserError: it is damaged, or names classes that are not rlrun's.
         """
+        from rlrun.api import loading  # which makes models, and so stands above this file
+
         changes = {**(custom_objects or {}), **kwargs}
         return loading.load(cls, load_path, env, changes, checkpoint, obs_rms)

@@ -1,5 +1,6 @@
 """What an actor says of observations, in the units of the environment."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from rlrun.functional.distributions import (
     Probabilities,
 )
 from rlrun.functional.distributions.gaussian import split
-from rlrun.policies.actor import Actor
+from rlrun.policies.actor import Actor, factors
 from rlrun.spaces import (
     acting,
     action_scale,
@@ -46,7 +47,10 @@ def batch_of(space: Space, observation: Any) -> tuple[Tensor, bool]:
     Raises:
         ValueError: it is no observation of the space, by its shape or its values.
     """
-    arrays = _mapped(space, observation, np.asarray)
+    try:
+        arrays = _mapped(space, observation, np.asarray)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"observation: not nested like {space}: {error!r}") from error
     shapes = [np.shape(array) for array in _flat(arrays)]
     expected = [array_layout(leaf)[0] for leaf in leaves(space).values()]
     single = shapes == expected
@@ -98,9 +102,12 @@ def memory_of(
         ValueError: they do not fit.
     """
     size = actor.policy.state_size
-    if state is None:
+    if state is None or size == 0:
         return torch.zeros(n, size), torch.ones(n, dtype=torch.bool)
-    before = torch.tensor(np.asarray(state), dtype=torch.float32).reshape(-1, size)
+    given = np.asarray(state)
+    if given.size % size:
+        raise ValueError(f"state: {list(given.shape)}; each observation has one of {size} numbers")
+    before = torch.tensor(given, dtype=torch.float32).reshape(-1, size)
     reset = torch.zeros(n, dtype=torch.bool)
     if mask is not None:
         reset = torch.tensor(np.asarray(mask), dtype=torch.bool).reshape(-1)
@@ -149,10 +156,7 @@ def action_probability(
     with torch.no_grad():
         distribution, statistics = _exact(actor.distribution, actor.statistics(latents).cpu())
     if actions is not None:
-        shape = action_space.shape or ()
-        given = np.asarray(actions).reshape(-1, *shape)
-        if len(given) != len(batch):
-            raise ValueError(f"actions: {len(given)} for {len(batch)} observations")
+        given = _actions(action_space, actions, len(batch))
         likely = _log_likelihood(distribution, statistics, action_space, given).numpy()[:, None]
         likely = likely if logp else np.exp(likely)
         return likely[0] if single else likely
@@ -160,6 +164,20 @@ def action_probability(
     if not single:
         return shown
     return type(shown)(part[0] for part in shown) if isinstance(shown, list | tuple) else shown[0]
+
+
+def _actions(space: Space, actions: ArrayLike, n: int) -> Array:
+    """The given actions as `[N, ...]`; raises ValueError if there are not `n` of the space."""
+    shape = space.shape or ()
+    given = np.asarray(actions)
+    if given.size != n * math.prod(shape):
+        raise ValueError(f"actions: an array {list(given.shape)} for {n} observations of {space}")
+    given = given.reshape(n, *shape)
+    sizes = np.array(factors(space))
+    counted = as_acted(space, given).reshape(n, -1)
+    if len(sizes) and not ((counted >= 0) & (counted < sizes)).all():
+        raise ValueError(f"actions: some are not in {space}")
+    return given
 
 
 def _exact(distribution: Distribution, statistics: Tensor) -> tuple[Distribution, Tensor]:

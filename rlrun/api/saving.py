@@ -15,11 +15,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from numpy.typing import NDArray
+
 from rlrun import stored
 from rlrun.build import choose_device
 from rlrun.data.replay import ReplayMemory
+from rlrun.evaluation import find_checkpoint
 from rlrun.run import provenance
 from rlrun.run.checkpoint import Checkpointer
+from rlrun.run.store import CheckpointError
 from rlrun.schema import UserError
 
 Target = str | os.PathLike[str] | IO[bytes]
@@ -137,7 +141,22 @@ def unpack(source: IO[bytes], folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as packed, path.open("xb") as file:
                     shutil.copyfileobj(packed, file, 1 << 20)
-    except (zipfile.BadZipFile, FileExistsError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, FileExistsError, EOFError, RuntimeError, ValueError) as error:
         raise UserError(f"{title}: is no model of rlrun, or damaged: {error}") from error
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{title}: is no model of rlrun: it has no config.yaml")
+
+
+def parameters_in(source: Target) -> dict[str, NDArray[Any]]:
+    """The weights in a saved model, or in the last checkpoint of a run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with opened(source) as folder:
+        checkpointer = Checkpointer(folder, 1)
+        try:
+            state, _ = checkpointer.load(find_checkpoint(checkpointer, "last"), None)
+            return {name: t.cpu().numpy() for name, t in state["algorithm"]["actor"].items()}
+        except (CheckpointError, KeyError, AttributeError) as error:
+            raise UserError(f"{folder}: no model that can be read: {error}") from error

@@ -13,6 +13,17 @@ from rlrun.space_codec import decode, encode
 WINDOW = 100  # episodes over which the return of the training is averaged
 
 
+NOTHING_YET: dict[str, Any] = {
+    "step": 0,
+    "updates": 0,
+    "episodes": 0,
+    "returns": [],
+    "lengths": [],
+    "recorded": {},
+}
+"""The counters of a training that has not begun."""
+
+
 class Watcher(Protocol):
     """Somebody who looks on while experience is collected, and may end it."""
 

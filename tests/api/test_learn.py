@@ -7,7 +7,6 @@ from whole import KINDS, Count, fingerprint, make, weights
 
 from rlrun import (
     BaseCallback,
-    UserError,
     evaluate_policy,
     make_vec_env,
 )
@@ -127,9 +126,9 @@ def test_nothing_to_learn_changes_nothing():
     model = make("a2c").learn(30)
     before = fingerprint(model)
     for wrong in ({"total_timesteps": 0}, {"total_timesteps": -5}):
-        with pytest.raises(UserError):
+        with pytest.raises(ValueError, match="at least 1"):
             model.learn(**wrong)
-    with pytest.raises(UserError):
+    with pytest.raises(ValueError, match="at least 1"):
         model.learn(15, log_interval=0)
     with pytest.raises(TypeError):
         model.learn(15, callback=3)

@@ -157,6 +157,8 @@ def test_another_number_of_environments(saved, model):
         loaded = ACER.load(saved, every(n_envs=n_envs))
         assert (loaded.n_envs, loaded.num_timesteps) == (n_envs, 60)
         assert weights(loaded) == weights(model)
+        noise = (each._training.collector.rng.get_state() for each in (loaded, model))
+        assert torch.equal(*noise), "the actions are not drawn like those at the beginning"
         loaded.learn(5 * n_envs, reset_num_timesteps=False)
         assert loaded.num_timesteps == 60 + 5 * n_envs
 

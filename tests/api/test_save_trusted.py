@@ -11,7 +11,7 @@ import pytest
 import yaml
 from test_save_hostile import load_or_refuse, made, members, packed, watched
 
-from rlrun import A2C, ACER, UserError
+from rlrun import A2C, ACER
 
 __all__ = ["packed", "watched"]  # fixtures
 
@@ -79,7 +79,6 @@ def test_configs_that_name_something_else(packed, canary, path, value):
     [
         (["env", "id"], "canary:Thing-v0"),
         (["env", "id"], "canary:CartPole-v1"),
-        (["env", "id"], 3),
         (["logger"], THING),
         (["callback"], THING),
         (["callback"], {"_target_": "rlrun.CallbackList", "callbacks": [THING]}),
@@ -89,11 +88,8 @@ def test_configs_that_name_something_else(packed, canary, path, value):
 def test_what_a_model_does_without(packed, canary, path, value):
     """Neither environments, nor views, nor callbacks of the file are made."""
     data = patched(packed, path, value)
-    load_or_refuse(data)
-    try:
-        model = ACER.load(io.BytesIO(data))
-    except UserError:
-        return
+    assert load_or_refuse(data) is not None
+    model = ACER.load(io.BytesIO(data))
     assert model.get_env() is None or path[0] != "env"
     model.predict(np.zeros(3, np.float32))
     model.save(io.BytesIO())

@@ -106,7 +106,7 @@ def test_processes():
 
 def test_atari():
     env = make_vec_env("PongNoFrameskip-v4", n_envs=2, seed=0)
-    model = ACER("CnnPolicy", env, n_steps=4, buffer_size=100, n_cpu_tf_sess=1)
+    model = ACER("CnnPolicy", env, n_steps=4, buffer_size=100, replay_start=4, n_cpu_tf_sess=1)
     model.learn(total_timesteps=24)
     assert play(model, env, 5).shape == (2, 4, 84, 84)
 
@@ -264,14 +264,14 @@ def test_pictures_of_a_trained_agent():
     env = make_vec_env("CartPole-v1", env_kwargs={"render_mode": "rgb_array"})
     model = A2C("MlpPolicy", env).learn(50)
     images = []
-    obs, _ = model.get_env().reset()
-    for _ in range(3):
-        action, _ = model.predict(obs)
-        obs, _, _, _, _ = model.get_env().step(action)
+    model.get_env().reset()
+    for _ in range(9):
+        action = np.array([1])  # to the right, far enough to be seen
+        model.get_env().step(action)
         images.append(np.array(model.get_env().render()[0]))
     assert images[0].shape == images[1].shape
     assert images[0].ndim == 3
-    assert (images[0] != images[2]).any()
+    assert (images[0] != images[-1]).any()
 
 
 def test_a_batch_of_gymnasium():
