@@ -1,11 +1,11 @@
 """The progress of a training on the terminal, as a callback."""
 
 import time
-
-import numpy as np
+from collections import deque
 
 from rlrun.api.base_callback import BaseCallback
 from rlrun.run.console import Screen, is_terminal
+from rlrun.run.training import WINDOW
 
 
 class ProgressBarCallback(BaseCallback):
@@ -19,6 +19,7 @@ class ProgressBarCallback(BaseCallback):
         self._screen: Screen | None = None
         self._began = 0.0
         self._first_step = 0
+        self._returns: deque[float] = deque(maxlen=WINDOW)
 
     def _on_training_start(self) -> None:
         self._close()  # a training that could not start left it open
@@ -33,12 +34,13 @@ class ProgressBarCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self._screen is not None:
             steps = self.num_timesteps - self._first_step
-            returns = self.locals.get("ep_returns", ())
+            self._returns += self.locals.get("ep_returns", ())
+            recent = self._returns
             self._screen.update(
                 self.num_timesteps,
                 steps / max(1e-9, time.monotonic() - self._began),
                 {},
-                float(np.mean(returns)) if len(returns) else None,
+                sum(recent) / len(recent) if recent else None,
                 None,
             )
         return True
