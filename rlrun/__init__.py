@@ -27,10 +27,10 @@ if TYPE_CHECKING:
         EveryNTimesteps,
         StopTrainingOnRewardThreshold,
     )
-    from rlrun.api.dataset import ExpertDataset
     from rlrun.api.envs import make_vec_env
     from rlrun.api.evaluation import evaluate_policy
-    from rlrun.api.expert import generate_expert_traj
+    from rlrun.api.imitation.dataset import ExpertDataset
+    from rlrun.api.imitation.expert import generate_expert_traj
     from rlrun.api.models import A2C, ACER, ACKTR
     from rlrun.api.policies import register_policy
     from rlrun.api.progress import ProgressBarCallback
@@ -49,13 +49,13 @@ _HOMES = {
     "EvalCallback": "api.callbacks",
     "EventCallback": "api.callbacks",
     "EveryNTimesteps": "api.callbacks",
-    "ExpertDataset": "api.dataset",
+    "ExpertDataset": "api.imitation.dataset",
     "Policy": "policies.base",
     "ProgressBarCallback": "api.progress",
     "StopTrainingOnRewardThreshold": "api.callbacks",
     "UserError": "schema",
     "evaluate_policy": "api.evaluation",
-    "generate_expert_traj": "api.expert",
+    "generate_expert_traj": "api.imitation.expert",
     "make_vec_env": "api.envs",
     "register_policy": "api.policies",
 }

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlrun.algorithms.base import Algorithm
 from rlrun.api import parameters, predicting, saving
-from rlrun.api.dataset import ExpertDataset
-from rlrun.api.pretrain import clone_behaviour
+from rlrun.api.imitation.dataset import ExpertDataset
+from rlrun.api.imitation.pretrain import clone_behaviour
 from rlrun.envs import Interface
 from rlrun.policies.actor import Actor
 from rlrun.schema import UserError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlrun.api.dataset import ExpertDataset
-from rlrun.api.trajectories import channel_axis
+from rlrun.api.imitation.dataset import ExpertDataset
+from rlrun.api.imitation.trajectories import channel_axis
 
 LENGTHS = (5, 1, 12, 7, 3)
 ENDS = np.cumsum(LENGTHS)

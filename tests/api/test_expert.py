@@ -7,8 +7,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from PIL import Image
 
-from rlrun.api.dataset import ExpertDataset
-from rlrun.api.expert import generate_expert_traj
+from rlrun.api.imitation.dataset import ExpertDataset
+from rlrun.api.imitation.expert import generate_expert_traj
 from tests.tasks import Every
 
 MODES = list(AutoresetMode)

@@ -9,9 +9,9 @@ import torch
 from gymnasium import spaces
 from torch.nn import functional
 
-from rlrun.api.dataset import ExpertDataset
-from rlrun.api.expert import generate_expert_traj
-from rlrun.api.pretrain import clone_behaviour
+from rlrun.api.imitation.dataset import ExpertDataset
+from rlrun.api.imitation.expert import generate_expert_traj
+from rlrun.api.imitation.pretrain import clone_behaviour
 from rlrun.functional.distributions import Categorical, Joint, Probabilities
 from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.policies.actor import Actor, distribution_of, factors

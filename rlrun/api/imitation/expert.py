@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from rlrun.api.trajectories import channel_axis, save, with_suffix, write_picture
+from rlrun.api.imitation.trajectories import channel_axis, save, with_suffix, write_picture
 from rlrun.run.store import make_folder
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def generate_expert_traj(
 
     Returns:
         The arrays `actions`, `obs`, `rewards`, `episode_returns` and `episode_starts` as
-        `rlrun.api.trajectories` tells them; paths of pictures are relative to the working folder.
+        `rlrun.api.imitation.trajectories` tells them; paths of pictures are relative to the
+        working folder.
 
     Raises:
         TypeError: `model` can neither predict nor be called.

@@ -17,8 +17,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlrun.api.dataset import ExpertDataset, Split, Steps
-from rlrun.api.trajectories import channel_axis
+from rlrun.api.imitation.dataset import ExpertDataset, Split, Steps
+from rlrun.api.imitation.trajectories import channel_axis
 from rlrun.functional.distributions import (
     Categorical,
     Distribution,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlrun.api import trajectories
+from rlrun.api.imitation import trajectories
 from rlrun.run.console import say
 
 if TYPE_CHECKING:
