@@ -91,13 +91,13 @@ def adopt(model: Path, trust: list[str], changes: list[str]) -> Path:
         UserError: there is a run in its place already, or it cannot go on from here.
     """
     config = configs.changed(stored.load(model / "config.yaml", trust), changes)
+    make_envs(config, "env", 1).close()
     folder = configs.run_folder(config)
     if folder.exists():
         raise UserError(
             f"{folder} is there already, with the settings of this model; `rlrun resume {folder}` "
             f"goes on with it. Move it away to go on with the model."
         )
-    make_envs(config, "env", 1).close()
     partial = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(model, partial)
