@@ -10,7 +10,6 @@ import inspect
 from typing import Any
 
 import rlrun
-from rlrun import schema
 
 COMMON = {
     "policy": ...,
@@ -236,13 +235,7 @@ NOTES = {
 def here(owner: str) -> dict[str, Any]:
     """Arguments and defaults of a class, function or method of rlrun."""
     if owner in CONSTRUCTORS:
-        model = getattr(rlrun, owner)
-        found = {
-            name: ... if setting.default is schema.MISSING else setting.default
-            for name, setting in schema.settings(model.algorithm_type).items()
-        }
-        found |= _arguments(model.__init__)
-        return found | {"num_procs": None, "nprocs": None}
+        return _arguments(getattr(rlrun, owner)) | {"num_procs": None, "nprocs": None}
     if owner in METHODS:
         method = getattr(rlrun.ACER, owner, None)
         return {} if method is None else _arguments(method)

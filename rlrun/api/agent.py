@@ -28,6 +28,7 @@ class Agent:
 
     _interface: Interface | None
     _rngs: dict[str, torch.Generator]
+    _threads: int
 
     def __getattr__(self, name: str) -> Any:
         """Hyperparameters by name, as in `model.gamma`."""
@@ -52,9 +53,14 @@ class Agent:
         return self.algorithm.actor
 
     def _require_setup(self) -> None:
-        """Raise UserError unless there is something that learns."""
+        """Raise UserError unless there is something that learns, with its own number of threads.
+
+        PyTorch has one number for each thread of Python, and the last bits depend on it.
+        """
         if "algorithm" not in self.__dict__:
             raise UserError("the model is not set up yet: call setup_model() first")
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
 
     @property
     def observation_space(self) -> Any:

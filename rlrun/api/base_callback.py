@@ -6,8 +6,16 @@ A training calls, in this order:
     on_training_start(locals, globals)
         on_rollout_start()
             update_locals(locals), on_step()      after every step of all environments
-        update_locals(locals), on_rollout_end()   before the update
+        on_rollout_end()                          before the update
     on_training_end()                             always, also after an exception
+
+Each may look into `locals`:
+
+    self, callback                    the model, and what was given to `learn`
+    total_timesteps                   environment steps at which the training ends
+    log_interval, tb_log_name, reset_num_timesteps
+    obs, rewards, dones               `[B, ...]`, of the last step; rewards are raw
+    ep_returns, ep_lengths            of the episodes that ended in it
 
 Own callbacks override the methods with an underscore: `_on_step` and so on.
 """
@@ -49,7 +57,7 @@ class BaseCallback:
         self.num_timesteps = 0
         """The model's count of environment steps: `n_envs` more at each call."""
         self.locals: dict[str, Any] = {}
-        """What the training tells of itself."""
+        """What the training tells of itself: see above. Arrays are valid until the next step."""
         self.globals: dict[str, Any] = {}
         self.logger: Logger | None = None
         self.parent: Any = None

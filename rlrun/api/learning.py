@@ -13,6 +13,7 @@ from rlrun.api.base_callback import BaseCallback
 from rlrun.envs import Step
 from rlrun.run.loggers import TensorBoardLogger
 from rlrun.run.training import Training
+from rlrun.spaces import shown
 
 
 class Watch:
@@ -26,6 +27,7 @@ class Watch:
 
     def __init__(self, model: Any, callback: BaseCallback, told: Mapping[str, Any]) -> None:
         self._callback = callback
+        self._space = model.observation_space
         self._told = {"self": model, "callback": callback, **told}
         callback.init_callback(model)
 
@@ -48,7 +50,7 @@ class Watch:
         """All environments have taken a step; False to stop."""
         self._callback.update_locals(
             {
-                "obs": step.obs,
+                "obs": shown(self._space, step.obs),
                 "rewards": step.reward,
                 "dones": step.terminated | step.truncated,
                 "ep_returns": [episode.ret for episode in step.episodes],

@@ -127,10 +127,10 @@ class Model(Agent):
         """
         if self._interface is None:
             raise UserError("env: there is none; give one to the constructor or to set_env")
-        names = ("replay", "action", "predict")
-        self._rngs = {name: generator(self.seed, name) for name in names}
+        self._rngs = {n: generator(self.seed, n) for n in ("replay", "action", "predict")}
         rng = self._rngs["replay"]
         self.algorithm = make_algorithm(self.config, self._interface, rng, self._given)
+        self._threads = torch.get_num_threads()
         if self._engine is not None:
             self._train_in(self._engine)
 

@@ -1,8 +1,12 @@
 """The three algorithms under the interface of stable-baselines."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from rlrun import schema
 from rlrun.algorithms import a2c, acer, acktr
 from rlrun.api.model import Model
 from rlrun.api.settings import target_name
@@ -54,18 +58,36 @@ class A2C(Model):
     algorithm_type = a2c.A2C
 
 
-KINDS: tuple[type[Model], ...] = (ACER, ACKTR, A2C)
+def _signature(kind: Any) -> inspect.Signature:
+    """That of the constructor with the hyperparameters of the algorithm, as `help` shows it."""
+    *own, _ = list(inspect.signature(Model.__init__).parameters.values())[1:]
+    hyperparameters = [
+        inspect.Parameter(
+            setting.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=setting.default,
+            annotation=setting.annotation,
+        )
+        for setting in schema.settings(kind.algorithm_type).values()
+    ]
+    return inspect.Signature([*own, *hyperparameters])
+
+
+KINDS: tuple[Any, ...] = (ACER, ACKTR, A2C)
+for _kind in KINDS:
+    _kind.__signature__ = _signature(_kind)
 
 
 def around(config: Mapping[str, Any], training: Training) -> Model:
     """The model that a training of the command line is, for callbacks to look at."""
     target = config["algo"]["_target_"]
     kind = next((k for k in KINDS if target_name(k.algorithm_type) == target), Model)
-    model = kind.__new__(kind)
+    model: Model = kind.__new__(kind)
     model._begin(dict(config), {}, 0, None)
     model.algorithm, model._training = training.algorithm, training
     model._engine = training.collector.envs
     model._interface, model._env = model._engine.interface, Environments(model._engine)
+    model._threads = torch.get_num_threads()
     predicting = generator(model.seed, "predict")
     model._rngs = {"action": training.collector.rng, "predict": predicting}
     return model

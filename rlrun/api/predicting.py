@@ -61,10 +61,12 @@ def batch_of(space: Space, observation: Any) -> tuple[Tensor, bool]:
             f"observation: arrays of shape {_listed(shapes)}; one observation of {space} has "
             f"{_listed(expected)}, a batch of N has N of them on a first axis"
         )
-    packed = pack(space, arrays).astype(array_layout(space)[1], copy=True)
+    packed = pack(space, arrays).astype(array_layout(space)[1], copy=False)
     if not sound(space, packed).all():
         raise ValueError(f"observation: some are not finite, or outside of {space}")
-    return torch.from_numpy(packed), single
+    # A copy, in PyTorch's memory: on NumPy's, which is not aligned, the bits of a product depend on
+    # where an array happens to lie.
+    return torch.tensor(packed), single
 
 
 def _mapped(space: Any, value: Any, function: Any) -> Any:
