@@ -119,5 +119,5 @@ def help_text(folders: Sequence[Path]) -> str:
         ("env.normalize_observations", "false", "scale vectors by their running moments"),
         ("env.kwargs.NAME", "-", "argument of the environment"),
     ]
-    lines += [f"  {f'{key}={value}':<28}{comment}" for key, value, comment in shown]
+    lines += [f"  {f'{key}={value}':<27} {comment}" for key, value, comment in shown]
     return "\n".join([*lines, "", _TAIL.rstrip()])
