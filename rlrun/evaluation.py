@@ -75,8 +75,10 @@ def loaded(
     Raises:
         UserError: there is no such run or checkpoint, or it cannot be read.
     """
-    config = stored.load(folder / "config.yaml", trust, without=("callback", "logger"))
-    config = configs.check(config | {"logger": {}})
+    unused = ("callback", "logger", "lr_schedule")
+    config = stored.load(folder / "config.yaml", trust, without=unused)
+    constant = {"_target_": "rlrun.functional.schedules.constant", "_partial_": True}
+    config = configs.check(config | {"logger": {}, "lr_schedule": constant})
     if seed is not None:
         config["seed"] = seed
     checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
@@ -125,11 +127,12 @@ def play_episodes(
 
 
 @contextmanager
-def fitting(checkpoint: Path) -> Iterator[None]:
-    """Tell a checkpoint whose tensors are not those of the config."""
+def fitting(checkpoint: Path | str) -> Iterator[None]:
+    """Tell a checkpoint whose contents are not those of the config."""
     try:
         yield
-    except (RuntimeError, KeyError, IndexError) as error:
+    except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
-            f"{checkpoint} does not fit the config.yaml of its run: {str(error).splitlines()[0]}"
+            f"{checkpoint} does not fit the config.yaml of its run: "
+            f"{(str(error) or repr(error)).splitlines()[0]}"
         ) from error

@@ -84,14 +84,23 @@ def resume(folder: Path, changes: list[str], trust: list[str]) -> int:
     return _run(config, changes, folder)
 
 
-def adopt(model: Path, trust: list[str], changes: list[str]) -> Path:
-    """Give a model that was trained in Python, unpacked in the folder `model`, a run's folder.
+def adopt(model: Path, changes: list[str], trust: list[str]) -> int:
+    """Go on with a model that was trained in Python, as a run in the folder of its settings.
+
+    Args:
+        model: folder in which it is unpacked.
+        changes: `KEY=VALUE` words.
+        trust: names of the packages besides rlrun whose components may be built.
+
+    Returns:
+        The exit code.
 
     Raises:
         UserError: there is a run in its place already, or it cannot go on from here.
     """
     config = configs.changed(stored.load(model / "config.yaml", trust), changes)
     make_envs(config, "env", 1).close()
+    config["run"]["dir"] = configs.Run.dir  # not where a file says
     folder = configs.run_folder(config)
     if folder.exists():
         raise UserError(
@@ -102,11 +111,25 @@ def adopt(model: Path, trust: list[str], changes: list[str]) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(model, partial)
     partial.rename(folder)
-    return folder
+    try:
+        exact = is_deterministic(config["env"]["id"], config["env"]["kwargs"])
+        return _run(config, changes, folder, exact)
+    except UserError:  # it has not begun
+        shutil.rmtree(folder)
+        raise
 
 
-def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
-    """Take the run in hand, train, and leave its result."""
+def _run(
+    config: dict[str, Any], overrides: list[str], folder: Path, deterministic: bool = True
+) -> int:
+    """Take the run in hand, train, and leave its result.
+
+    Args:
+        config: checked.
+        overrides: what the user typed, for the record.
+        folder: of the run.
+        deterministic: as the environments of a run that goes on were found to be.
+    """
     parts = assemble(config)
     with ExitStack() as stack:
         stack.callback(parts.collector.envs.close)
@@ -136,7 +159,7 @@ def _run(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
         else:
             state, _ = checkpointer.load(latest, parts.algorithm.memory)
             with fitting(latest):
-                exact = trainer.load_state_dict(state)
+                exact = trainer.load_state_dict(state) and deterministic
             logger.info("Going on at step %s from %s", f"{trainer.step:,}", latest)
         manifest = provenance.begin(
             folder,

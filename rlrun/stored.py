@@ -18,6 +18,9 @@ import yaml
 
 from rlrun.schema import UserError
 
+LARGEST = 1 << 18
+"""Bytes of a config; more are none, and would take long to read."""
+
 _HOMES = {
     "algo": "rlrun.algorithms",
     "policy": "rlrun.policies",
@@ -75,6 +78,8 @@ def check_trusted(
             raise UserError(
                 f"{path}: {key}: {value!r}: interpolations are refused in a stored config"
             )
+        if value in ("_args_", "_recursive_", "_convert_"):
+            raise UserError(f"{path}: {key}: {value} is refused in a stored config")
         if key.rpartition(".")[2] == "_target_":
             _check_target(path, key, value, trust, in_python)
     _check_env(path, config.get("env"), trust)
@@ -87,9 +92,18 @@ def read(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, or holds no config.
     """
     try:
+        if path.stat().st_size > LARGEST or not path.is_file():
+            raise ValueError
         config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no YAML"
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no YAML of a config"
         raise UserError(f"{path.parent} is no run that can be read: {path}: {reason}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path.parent} is no run that can be read: {path} holds no config")

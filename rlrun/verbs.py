@@ -30,7 +30,7 @@ def resume(words: Sequence[str]) -> int:
         from rlrun import runs
 
         if path.is_file():
-            folder = runs.adopt(folder, trust, changes)
+            return runs.adopt(folder, changes, trust)
         return runs.resume(folder, changes, trust)
 
 
@@ -146,7 +146,8 @@ def _summary(data: dict[str, Any]) -> str:
     if not data:
         return "missing, or not readable"
     shown = {key: value for key, value in data.items() if not isinstance(value, dict | list)}
-    return ", ".join(f"{key} {value}" for key, value in shown.items())
+    text = ", ".join(f"{key} {value}" for key, value in shown.items())
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def list_(words: Sequence[str]) -> int:
@@ -192,6 +193,6 @@ def _run_line(folder: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -46,6 +46,10 @@ class Agent:
             )
         super().__setattr__(name, value)
 
+    def __reduce_ex__(self, protocol: object) -> Any:
+        """Refuse copies and pickles: buffers and environments would be shared in part."""
+        raise TypeError(f"a {type(self).__name__} is copied by save and load")
+
     @property
     def actor(self) -> Actor:
         """The network that acts, with the distribution of its actions."""

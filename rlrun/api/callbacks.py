@@ -14,6 +14,7 @@ from rlrun.api.base_callback import CallbackList as CallbackList
 from rlrun.api.base_callback import ConvertCallback as ConvertCallback
 from rlrun.api.base_callback import EventCallback as EventCallback
 from rlrun.api.base_callback import as_callback as as_callback
+from rlrun.api.envs import engine_of
 from rlrun.api.evaluation import evaluate_policy
 from rlrun.run.console import say
 from rlrun.run.store import make_folder, write_atomic
@@ -117,7 +118,9 @@ class EvalCallback(EventCallback):
 
     def _init_callback(self) -> None:
         trained_in = [self.training_env, *getattr(self.training_env, "envs", [])]
-        if any(_same(self.eval_env, env) for env in trained_in):
+        engine = engine_of(self.eval_env)
+        shared = engine is not None and engine is engine_of(self.training_env)
+        if shared or any(_same(self.eval_env, env) for env in trained_in):
             raise ValueError(
                 "eval_env is an environment of the training, whose episodes an evaluation would "
                 "break off; make another one, or give its id"

@@ -4,17 +4,19 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import gymnasium
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import vector
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward
 
 from rlrun.build import make_envs
 from rlrun.envs import Interface, VectorEnv, make_vec
 from rlrun.envs.batch import Environments
 from rlrun.envs.gym import GymVectorEnv
-from rlrun.envs.registry import find_spec
+from rlrun.envs.registry import find_spec, is_atari
 from rlrun.schema import UserError
 
 Env = gymnasium.Env[Any, Any]
@@ -61,6 +63,12 @@ def make_vec_env(
         engine.origin = (env_id, kwargs) if _is_data(kwargs) else None
         return Environments(engine)
 
+    if isinstance(env_id, str) and is_atari(find_spec(env_id)):
+        raise UserError(
+            f"{env_id}: games come preprocessed, in a batch of their own; leave out "
+            f"wrapper_class, vec_env_cls and vec_env_kwargs, or give a function that makes one game"
+        )
+
     def make() -> Env:
         if isinstance(env_id, str):
             env = gymnasium.make(find_spec(env_id), **kwargs)
@@ -81,21 +89,43 @@ def as_engine(env: str | Env | Batch) -> VectorEnv:
         TypeError: it is no environment.
         UserError: a batch that cannot be used.
     """
-    if isinstance(env, Environments):
-        return env.engine
+    if known := engine_of(env):
+        return known
     if isinstance(env, str):
         return make_vec_env(env).engine
     if isinstance(env, gymnasium.Env):
         one = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         engine = GymVectorEnv(one, secrets.randbits(31))
         engine.origin = _origin(env)
+        _engines[id(env)] = engine
         return engine
     if not isinstance(env, vector.VectorEnv):
         raise TypeError(
             f"env: a {type(env).__name__} is no environment; give an id, a gymnasium.Env or a "
             f"gymnasium.vector.VectorEnv"
         )
-    return GymVectorEnv(_usable(env), secrets.randbits(31))
+    engine = GymVectorEnv(_usable(env), secrets.randbits(31))
+    _engines[id(env)] = engine
+    return engine
+
+
+_engines: WeakValueDictionary[int, VectorEnv] = WeakValueDictionary()
+"""By the `id` of the environment that each was made around, which it keeps alive."""
+
+
+def engine_of(env: Any) -> VectorEnv | None:
+    """The engine behind an environment, if there is one already."""
+    return env.engine if isinstance(env, Environments) else _engines.get(id(env))
+
+
+def use(env: Any) -> None:
+    """To be called before an environment is stepped by another way than by its engine.
+
+    A model that learns in it then begins new episodes instead of going on where it was.
+    """
+    engine = engine_of(env)
+    if engine is not None:
+        engine.turn += 1
 
 
 def _usable(batch: Batch) -> Batch:
@@ -105,6 +135,14 @@ def _usable(batch: Batch) -> Batch:
             f"env: the environments of a {type(batch.unwrapped).__name__} cannot be reset one by "
             f"one; use rlrun.make_vec_env, or gymnasium's SyncVectorEnv or AsyncVectorEnv"
         )
+    layer: Any = batch
+    while isinstance(layer, vector.VectorWrapper):
+        if isinstance(layer, (NormalizeObservation, NormalizeReward)):
+            raise UserError(
+                f"env: {type(layer).__name__} cannot reset its environments one by one; leave it "
+                f"out, and use normalize_observations=True or normalize_rewards=True"
+            )
+        layer = layer.env
     if batch.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP:
         raise UserError(
             "env: the last observation of an episode is needed, and this batch resets in the same "
@@ -119,10 +157,14 @@ def _origin(env: Env) -> tuple[str, dict[str, Any]] | None:
     if spec is None or spec.additional_wrappers or spec.id not in gymnasium.registry:
         return None
     registered = gymnasium.registry[spec.id]
+    limit = spec.max_episode_steps
+    unlimited = limit is None and registered.max_episode_steps is not None  # cannot be asked for
+    if unlimited or spec.entry_point != registered.entry_point or is_atari(spec):
+        return None
     there = {**registered.kwargs, "render_mode": spec.kwargs.get("render_mode")}
     kwargs = {k: v for k, v in spec.kwargs.items() if k not in there or v != there[k]}
-    if spec.max_episode_steps != registered.max_episode_steps:
-        kwargs["max_episode_steps"] = spec.max_episode_steps
+    if limit != registered.max_episode_steps:
+        kwargs["max_episode_steps"] = limit
     return (spec.id, kwargs) if _is_data(kwargs) else None
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
+from rlrun.api.envs import use
 from rlrun.envs.batch import Environments
 
 Env = gymnasium.Env[Any, Any]
@@ -108,6 +109,7 @@ def evaluate_policy(
     """
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes has to be at least 1, not {n_eval_episodes}")
+    use(env)
     with _as_batch(env, n_eval_episodes, render) as envs:
         played = _play(model, envs, n_eval_episodes, deterministic, render, callback)
     returns, lengths = [ret for ret, _ in played], [length for _, length in played]

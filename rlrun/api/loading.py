@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from rlrun.run.manifest import verify
 from rlrun.run.store import CheckpointError
 from rlrun.run.training import interface_of
 from rlrun.schema import UserError
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Model)
 
@@ -61,6 +64,7 @@ def _from_folder(
     kind: type[M], folder: Path, env: Any, changes: dict[str, Any], checkpoint: str | int
 ) -> M:
     config = stored.read(folder / "config.yaml")
+    before = config
     if not all(isinstance(config.get(name), dict) for name in ("algo", "env", "policy")):
         raise UserError(f"{folder}: no model that can be read: its config.yaml is no config")
     engine = None if env is None else as_engine(env)
@@ -75,17 +79,20 @@ def _from_folder(
     model = _empty(kind, config, given, changes)
     model._interface = interface
     model.setup_model()
+    reshaped = {n for n in _OF_MEMORY if before["algo"].get(n) != config["algo"].get(n)}
     memory, replay = model.algorithm.memory, verify(path, digests=False).window is not None
     with fitting(path):
-        if memory is not None and replay and not changes.keys() & set(_OF_MEMORY):
+        if memory is not None and replay and not reshaped:
             checkpointer.load(path, memory)
         elif "memory" in state["algorithm"]:
+            if memory is not None and replay:
+                logger.warning("The replay memory of the file is left out: it has another shape")
             state["algorithm"]["memory"] = None
         model.algorithm.load_state_dict(state["algorithm"])
     model._kept = {name: state[name] for name in ("collector", "training")}
     if state["collector"] is not None:
         model._rngs["action"].set_state(state["collector"]["rng"])
-        if "n_steps" in changes:
+        if "n_steps" in reshaped:
             state["collector"]["segment"] = None
     if engine is not None:
         require_same_spaces(interface, engine.interface)
@@ -131,7 +138,8 @@ def _changed(
             f"this is a model of {configs.algorithm_name(config).upper()}; load it with "
             f"{configs.algorithm_name(config).upper()}.load"
         )
-    known = (*own, "policy_kwargs", "seed", *_OF_MODEL, *_OF_CONFIG, *_OF_ENV)
+    of_model = ("policy", "policy_kwargs", "lr_schedule", "seed", *_OF_MODEL)
+    known = (*of_model, *_OF_CONFIG, *_OF_ENV)
     settings = {name: value for name, value in changes.items() if name not in known}
     there = {name: value for name, value in config["algo"].items() if name != "_target_"}
     merged = schema.coerced(kind.algorithm_type, {**there, **settings})

@@ -7,31 +7,28 @@ is built by the same functions: the same settings, seed and steps give the same 
 from __future__ import annotations
 
 import os
-import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from rlrun import config as configs
 from rlrun.api import saving
-from rlrun.api.agent import Agent
 from rlrun.api.base_callback import BaseCallback, Function, as_callback
-from rlrun.api.envs import Batch, Env, as_batch, as_engine, remade, require_same_spaces
-from rlrun.api.learning import Record, Report, Watch, train
+from rlrun.api.envs import Batch, Env, as_batch, as_engine
+from rlrun.api.learning import Report, Watch, train
 from rlrun.api.policies import policy_node, require_observations
-from rlrun.api.settings import config_of, env_node, schedule_node
-from rlrun.build import make_algorithm, make_collector
-from rlrun.envs import VectorEnv
-from rlrun.run.rng import generator, stream_seed
-from rlrun.run.training import NOTHING_YET, Training, interface_state
+from rlrun.api.settings import config_of, schedule_node
+from rlrun.api.situated import Situated
+from rlrun.build import make_algorithm
+from rlrun.run.rng import generator
+from rlrun.run.training import interface_state
 from rlrun.schema import UserError
 
 
-class Model(Agent):
+class Model(Situated):
     """What ACER, ACKTR and A2C have in common; use one of these.
 
     Args:
@@ -60,12 +57,6 @@ class Model(Agent):
 
     algorithm_type: ClassVar[type[Any]]
     """The algorithm of the model."""
-
-    _engine: VectorEnv | None
-    _env: Batch | None
-    _training: Training | None
-    _kept: Mapping[str, Any]
-    """How far a loaded model is, until it has environments."""
 
     def __init__(
         self,
@@ -117,7 +108,7 @@ class Model(Agent):
         self.config, self._given = config, given
         self.verbose, self.tensorboard_log = verbose, tensorboard_log
         self._interface = self._engine = self._env = self._training = None
-        self._kept = {}
+        self._kept, self._learning = {}, False
 
     def setup_model(self) -> None:
         """Build networks, optimiser and memory anew; the constructor does it, unless told not to.
@@ -125,6 +116,7 @@ class Model(Agent):
         Raises:
             UserError: there is no environment yet, or they do not fit each other.
         """
+        self._require_idle("setup_model")
         if self._interface is None:
             raise UserError("env: there is none; give one to the constructor or to set_env")
         self._rngs = {n: generator(self.seed, n) for n in ("replay", "action", "predict")}
@@ -133,82 +125,6 @@ class Model(Agent):
         self._threads = torch.get_num_threads()
         if self._engine is not None:
             self._train_in(self._engine)
-
-    def _train_in(self, engine: VectorEnv) -> None:
-        """Begin here, or go on where a loaded model was."""
-        engine.reseed(stream_seed(self.seed, "env"))
-        collector = make_collector(self.config, engine, self.algorithm, self._rngs["action"])
-        self._training = Training(self.algorithm, collector)
-        if self._kept:
-            if self._kept["collector"] is not None:
-                collector.load_state_dict(self._kept["collector"])
-            self._training.load_counters(self._kept["training"])
-            self._kept = {}
-
-    @property
-    def num_timesteps(self) -> int:
-        """Environment steps of the training so far; grows by `n_envs` with each step of all."""
-        if self._training is not None:
-            return self._training.step
-        return int(self._kept["training"]["step"]) if self._kept else 0
-
-    @property
-    def logger(self) -> Record:
-        """Takes what callbacks measure: `model.logger.record("group/name", value)`."""
-        return Record(self._ready().recorded)
-
-    def get_env(self) -> Batch | None:
-        """The environments that the model learns in.
-
-        Those of a loaded model are made anew from their id when they are first asked for; None if
-        it was trained in an object without an id.
-        """
-        if self._env is None and self.config["env"]["id"] is not None:
-            engine, env = remade(self.config)
-            require_same_spaces(self._interface, engine.interface)
-            self._engine, self._env = engine, env
-            self._train_in(engine)
-        return self._env
-
-    def set_env(self, env: str | Env | Batch) -> None:
-        """Learn in other environments from now on.
-
-        Weights, optimiser and counters stay; replay memory and episodes begin anew. The number of
-        environments may be another.
-
-        Raises:
-            ValueError: it has other spaces, or is None.
-        """
-        if env is None:
-            raise ValueError("env: None cannot take the place of an environment")
-        engine = as_engine(env)
-        if engine is self._engine:
-            return
-        require_same_spaces(self._interface, engine.interface)
-        state = self._progress()
-        self._interface, self._engine, self._env = engine.interface, engine, as_batch(env, engine)
-        self.config["env"] |= env_node(engine, self.config["env"]["clip_rewards"])
-        if "algorithm" in self.__dict__:
-            self.algorithm.attach(engine.interface)
-            self._kept = {}
-            self._train_in(engine)
-            assert self._training is not None
-            self._training.load_counters(state["training"])
-
-    def _progress(self) -> Mapping[str, Any]:
-        """How far the training is, and where its environments are, if there are any."""
-        if self._training is None:
-            return self._kept or {"collector": None, "training": NOTHING_YET}
-        state = self._training.state_dict()
-        return {name: state[name] for name in ("collector", "training")}
-
-    def _ready(self) -> Training:
-        """The training; raises ValueError if there is no environment for it."""
-        self._require_setup()
-        self.get_env()
-        if self._training is None:
-            raise ValueError("there is no environment to learn in; give one to set_env")
-        return self._training
 
     def learn(
         self,
@@ -238,9 +154,12 @@ class Model(Agent):
             ValueError: there is no environment, or no step to take.
             NonFiniteUpdate: the algorithm broke down; the weights are those before the update.
         """
+        self._require_idle("learn")
         training, looking_on = self._ready(), as_callback(callback)
         if int(total_timesteps) < 1 or int(log_interval) < 1:
-            raise ValueError("total_timesteps and log_interval are at least 1")
+            raise ValueError(
+                f"total_timesteps={total_timesteps}, log_interval={log_interval}: at least 1"
+            )
         if reset_num_timesteps:
             training.step = 0
         total = training.step + int(total_timesteps)
@@ -249,28 +168,13 @@ class Model(Agent):
         name = tb_log_name or type(self).__name__
         told = {"tb_log_name": name, "reset_num_timesteps": reset_num_timesteps, **settings}
         report = Report(self.verbose > 0, self.tensorboard_log, name, training.step)
-        with report, Watch(self, looking_on, told) as watch:
-            train(training, total, int(log_interval), watch, report)
+        self._learning = True
+        try:
+            with report, Watch(self, looking_on, told) as watch:
+                train(training, total, int(log_interval), watch, report)
+        finally:
+            self._learning = False
         return self
-
-    def set_random_seed(self, seed: int | None) -> None:
-        """Seed everything anew: the model, its environments, Python, NumPy and PyTorch.
-
-        Args:
-            seed: None changes nothing.
-        """
-        if seed is None:
-            return
-        self.config = configs.check({**self.config, "seed": seed}, self._given)
-        for name, rng in self._rngs.items():
-            rng.manual_seed(stream_seed(seed, name))
-        if self._engine is not None:
-            self._engine.reseed(stream_seed(seed, "env"))
-        if self._interface is not None:
-            self._interface.action_space.seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
 
     def save(self, save_path: saving.Target, include_replay: bool = True) -> None:
         """Save the whole training into one file, without pickle, from which it goes on exactly.
@@ -283,7 +187,9 @@ class Model(Agent):
         Raises:
             OSError: the disk refuses; a file that was there stays as it was.
         """
-        assert self._interface is not None
+        self._require_setup()
+        if self._interface is None:
+            raise ValueError("there is nothing to save before there is an environment")
         state = {
             "interface": interface_state(self._interface),
             "algorithm": self.algorithm.state_dict(),

@@ -87,6 +87,7 @@ def around(config: Mapping[str, Any], training: Training) -> Model:
     model.algorithm, model._training = training.algorithm, training
     model._engine = training.collector.envs
     model._interface, model._env = model._engine.interface, Environments(model._engine)
+    model._learning = True
     model._threads = torch.get_num_threads()
     predicting = generator(model.seed, "predict")
     model._rngs = {"action": training.collector.rng, "predict": predicting}

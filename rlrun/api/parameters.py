@@ -43,10 +43,19 @@ def load(
     missing = [name for name in own if name not in given]
     if missing and exact_match:
         raise RuntimeError(f"missing: {', '.join(missing)}; exact_match=False leaves them alone")
-    new = {name: torch.as_tensor(np.asarray(value)) for name, value in given.items()}
+    new = {name: _tensor(name, value) for name, value in given.items()}
     for name, value in new.items():
         if value.shape != own[name].shape:
             raise ValueError(
                 f"{name} has the shape {list(value.shape)}; the model's has {list(own[name].shape)}"
             )
     actor.load_state_dict(new, strict=False)
+
+
+def _tensor(name: str, value: ArrayLike | torch.Tensor) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: an array of {array.dtype}; weights are numbers")
+    return torch.as_tensor(array)

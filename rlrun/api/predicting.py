@@ -107,17 +107,16 @@ def memory_of(
     if state is None or size == 0:
         return torch.zeros(n, size), torch.ones(n, dtype=torch.bool)
     given = np.asarray(state)
-    if given.size % size:
-        raise ValueError(f"state: {list(given.shape)}; each observation has one of {size} numbers")
-    before = torch.tensor(given, dtype=torch.float32).reshape(-1, size)
+    if given.size != n * size:
+        raise ValueError(
+            f"state: an array {list(given.shape)}; each of the {n} observations has {size} numbers"
+        )
+    before = torch.tensor(given, dtype=torch.float32).reshape(n, size)
     reset = torch.zeros(n, dtype=torch.bool)
     if mask is not None:
         reset = torch.tensor(np.asarray(mask), dtype=torch.bool).reshape(-1)
-    if len(before) != n or len(reset) != n:
-        raise ValueError(
-            f"state, mask: {len(before)} states of {size} numbers and {len(reset)} marks for {n} "
-            f"observations; give one of each for every observation, in the same order"
-        )
+    if len(reset) != n:
+        raise ValueError(f"state, mask: {len(reset)} marks for {n} observations; give one for each")
     return before, reset
 
 
@@ -177,6 +176,8 @@ def _actions(space: Space, actions: ArrayLike, n: int) -> Array:
     given = given.reshape(n, *shape)
     sizes = np.array(factors(space))
     counted = as_acted(space, given).reshape(n, -1)
+    if len(sizes) and given.dtype.kind not in "biu":
+        raise ValueError(f"actions: {given.dtype}; those of {space} are whole numbers")
     if len(sizes) and not ((counted >= 0) & (counted < sizes)).all():
         raise ValueError(f"actions: some are not in {space}")
     return given

@@ -18,6 +18,7 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from rlrun import stored
+from rlrun.api.sb2.file import is_sb2
 from rlrun.build import choose_device
 from rlrun.data.replay import ReplayMemory
 from rlrun.evaluation import find_checkpoint
@@ -31,8 +32,10 @@ Target = str | os.PathLike[str] | IO[bytes]
 _MEMBER = re.compile(
     r"config\.yaml|manifest\.json"
     r"|checkpoints/step-\d{9,18}/(manifest\.json|state\.json|tensors\.safetensors)"
-    r"|replay/\d{9,}-\d{9,}\.safetensors"
+    r"|replay/\d{9,18}-\d{9,18}\.safetensors"
 )
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 def write(
@@ -51,15 +54,17 @@ def write(
     """
     if isinstance(target, str | os.PathLike):
         path = named(target)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        handle, partial = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
         try:
-            with partial.open("xb") as file:
+            with open(handle, "w+b") as file:
                 write(file, config, state, memory)
                 file.flush()
                 os.fsync(file.fileno())
+                os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # not only for its owner
             os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        except BaseException:
+            os.unlink(partial)
+            raise
         return
     with tempfile.TemporaryDirectory(prefix="rlrun-") as name:
         folder = Path(name)
@@ -153,6 +158,10 @@ def parameters_in(source: Target) -> dict[str, NDArray[Any]]:
     Raises:
         UserError: it cannot be read.
     """
+    if isinstance(source, str | os.PathLike) and is_sb2(path := found(source)):
+        raise UserError(
+            f"{path}: a model of stable-baselines 2; load it with ACKTR.load or ACER.load"
+        )
     with opened(source) as folder:
         checkpointer = Checkpointer(folder, 1)
         try:

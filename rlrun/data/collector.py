@@ -96,11 +96,13 @@ class Collector:
         if self._turn != self.envs.turn:
             self.reset()
         rollout = self._rollout
-        if self._t == 0:
-            self._observations[0] = self._observations[-1]
-            self._reset[0] = self._reset[-1]
-            rollout.state = self._state
-        while self._t < self.n_steps:
+        begins = self._t == 0
+        while begins or self._t < self.n_steps:
+            if begins:
+                self._observations[0] = self._observations[-1]
+                self._reset[0] = self._reset[-1]
+                rollout.state = self._state
+                begins = False
             t = self._t
             actions, rollout.behaviour[t], self._state = act(
                 rollout.observations[t], rollout.reset[t], self._state, self.rng
@@ -118,6 +120,9 @@ class Collector:
             self._t, self._turn = t + 1, self.envs.turn
             if on_step is not None and not on_step(step):
                 return None
+            if self._turn != self.envs.turn and self._t < self.n_steps:
+                self.reset()  # it was `on_step` that used the environments
+                begins = True
         self._t = 0
         if self.clip_rewards:
             np.sign(self._rewards, out=self._rewards)

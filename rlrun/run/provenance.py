@@ -59,7 +59,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             and all(isinstance(reason, str) for reason in manifest["reasons"])
             and all(isinstance(part["versions"], dict) for part in manifest["parts"])
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return manifest if complete else None
 

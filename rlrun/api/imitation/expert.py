@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from rlrun.api.envs import use
 from rlrun.api.imitation.trajectories import channel_axis, save, with_suffix, write_picture
 from rlrun.run.store import make_folder
 
@@ -122,6 +123,7 @@ def _stage(model: Any, env: Any) -> Iterator[Any]:
         env = model.get_env()
     if env is None:
         raise ValueError("env: there is no environment to play in; give one, or its id")
+    use(env)
     yield env
 
 
