@@ -98,7 +98,7 @@ class Config:
     env: Env
     callback: dict[str, Any] = field(default_factory=dict)
     total_timesteps: PositiveInt = 100_000
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     device: _Device = "auto"
     threads: PositiveInt | None = None
     log_interval: PositiveInt = 10

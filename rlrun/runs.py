@@ -28,7 +28,7 @@ from rlrun.run.lock import RunLock
 from rlrun.run.loggers import SafeView, run_title
 from rlrun.run.logs import EpisodeLog, MetricsLog
 from rlrun.run.signals import StopRequest, stop_on_signals
-from rlrun.run.store import remove, write_atomic
+from rlrun.run.store import CheckpointError, remove, write_atomic
 from rlrun.run.trainer import NotSavedError, Trainer
 from rlrun.run.training import Training, Watcher
 from rlrun.schema import UserError
@@ -157,10 +157,13 @@ def _run(
             trainer.begin()
             write_atomic(folder / "overrides.yaml", yaml.safe_dump(overrides))
         else:
-            state, _ = checkpointer.load(latest, parts.algorithm.memory)
+            try:
+                state, _ = checkpointer.load(latest, parts.algorithm.memory)
+            except CheckpointError as error:
+                raise UserError(str(error)) from error
             with fitting(latest):
                 exact = trainer.load_state_dict(state) and deterministic
-            logger.info("Going on at step %s from %s", f"{trainer.step:,}", latest)
+                logger.info("Going on at step %s from %s", f"{trainer.step:,}", latest)
         manifest = provenance.begin(
             folder,
             fresh=latest is None,
@@ -185,7 +188,7 @@ def _is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
         result = json.loads((folder / "result.json").read_text())
         finished: bool = result["status"] == "finished"
         return finished and result["total_timesteps"] >= config["total_timesteps"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

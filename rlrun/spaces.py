@@ -214,7 +214,7 @@ def sound(space: Space, observations: Array) -> NDArray[np.bool_]:
     """
     n = len(observations)
     if not is_composite(space):
-        return _sound(space, observations.reshape(n, -1))
+        return _sound(space, observations.reshape(n, math.prod(observations.shape[1:])))
     fine = np.ones(n, np.bool_)
     pieces = zip(_pieces(space), leaves(space).values(), strict=True)
     for (start, stop, _, dtype), leaf in pieces:

@@ -105,7 +105,8 @@ def read(path: Path) -> dict[str, Any]:
     ) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no YAML of a config"
         raise UserError(f"{path.parent} is no run that can be read: {path}: {reason}") from error
-    if not isinstance(config, dict):
+    huge = (value for _, value in _leaves(config) if isinstance(value, int) and abs(value) >> 64)
+    if not isinstance(config, dict) or any(huge):
         raise UserError(f"{path.parent} is no run that can be read: {path} holds no config")
     return config
 

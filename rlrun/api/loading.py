@@ -26,7 +26,7 @@ from rlrun.evaluation import find_checkpoint, fitting
 from rlrun.run.checkpoint import Checkpointer
 from rlrun.run.manifest import verify
 from rlrun.run.store import CheckpointError
-from rlrun.run.training import interface_of
+from rlrun.run.training import interface_of, require_counters
 from rlrun.schema import UserError
 
 logger = logging.getLogger(__name__)
@@ -89,11 +89,12 @@ def _from_folder(
                 logger.warning("The replay memory of the file is left out: it has another shape")
             state["algorithm"]["memory"] = None
         model.algorithm.load_state_dict(state["algorithm"])
-    model._kept = {name: state[name] for name in ("collector", "training")}
-    if state["collector"] is not None:
-        model._rngs["action"].set_state(state["collector"]["rng"])
-        if "n_steps" in reshaped:
-            state["collector"]["segment"] = None
+        require_counters(state["training"])
+        model._kept = {name: state[name] for name in ("collector", "training")}
+        if state["collector"] is not None:
+            model._rngs["action"].set_state(state["collector"]["rng"])
+            if "n_steps" in reshaped:
+                state["collector"]["segment"] = None
     if engine is not None:
         require_same_spaces(interface, engine.interface)
         if engine.interface == interface:

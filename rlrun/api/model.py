@@ -187,9 +187,9 @@ class Model(Situated):
         Raises:
             OSError: the disk refuses; a file that was there stays as it was.
         """
-        self._require_setup()
         if self._interface is None:
             raise ValueError("there is nothing to save before there is an environment")
+        self._require_setup()
         state = {
             "interface": interface_state(self._interface),
             "algorithm": self.algorithm.state_dict(),

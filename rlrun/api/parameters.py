@@ -55,7 +55,10 @@ def load(
 def _tensor(name: str, value: ArrayLike | torch.Tensor) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.detach()
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: an array of {array.dtype}; weights are numbers")
     return torch.as_tensor(array)

@@ -137,7 +137,7 @@ def predict(
     before, reset = memory_of(actor, len(batch), state, mask)
     acted = actor.act(batch, reset, before, rng)
     actions = acting(action_space)(acted.actions.numpy())
-    return actions[0] if single else actions, acted.state.numpy() if acted.state.numel() else None
+    return actions[0] if single else actions, acted.state.numpy() if before.shape[1] else None
 
 
 def action_probability(
@@ -175,11 +175,11 @@ def _actions(space: Space, actions: ArrayLike, n: int) -> Array:
         raise ValueError(f"actions: an array {list(given.shape)} for {n} observations of {space}")
     given = given.reshape(n, *shape)
     sizes = np.array(factors(space))
-    counted = as_acted(space, given).reshape(n, -1)
-    if len(sizes) and given.dtype.kind not in "biu":
-        raise ValueError(f"actions: {given.dtype}; those of {space} are whole numbers")
-    if len(sizes) and not ((counted >= 0) & (counted < sizes)).all():
-        raise ValueError(f"actions: some are not in {space}")
+    if len(sizes):
+        whole = given.dtype.kind in "biu" or (given.dtype.kind == "f" and (given % 1 == 0).all())
+        counted = as_acted(space, given).reshape(n, -1) if whole else np.full((n, 1), -1)
+        if not ((counted >= 0) & (counted < sizes)).all():
+            raise ValueError(f"actions: some are not in {space}")
     return given
 
 

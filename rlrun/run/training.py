@@ -146,6 +146,7 @@ class Training:
 
     def load_counters(self, kept: Mapping[str, Any]) -> None:
         """Take over how far the training is, from the part `training` of `state_dict`."""
+        require_counters(kept)
         self.step = kept["step"]
         self.updates = kept["updates"]
         self.episodes = kept["episodes"]
@@ -153,6 +154,16 @@ class Training:
         self.lengths = deque(kept["lengths"], WINDOW)
         self.recorded.clear()
         self.recorded.update(kept["recorded"])
+
+
+def require_counters(kept: Mapping[str, Any]) -> None:
+    """Raise ValueError unless these are the counters of a training."""
+    counts = [kept[name] for name in ("step", "updates", "episodes")] + kept["lengths"]
+    values = [*kept["returns"], *kept["recorded"].values()]
+    if not all(type(n) is int and n >= 0 for n in counts) or not all(
+        isinstance(value, int | float) for value in values
+    ):
+        raise ValueError("these are no counters of a training")
 
 
 def interface_state(interface: Interface) -> dict[str, Any]:
