@@ -79,6 +79,7 @@ class Collector:
         """Begin new episodes in every environment; the steps in hand are lost."""
         self._t = 0
         self._finals.clear()
+        self._state = torch.zeros_like(self._state)
         self._observations[-1] = self.envs.reset()
         self._reset[-1] = True
         self._turn = self.envs.turn

@@ -52,6 +52,8 @@ def git_state() -> dict[str, Any]:
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a run; None if it has none, or a damaged one."""
+    if not (folder / NAME).is_file():
+        return None
     try:
         manifest = json.loads((folder / NAME).read_text())
         complete = (

@@ -47,7 +47,7 @@ def as_text(model):
     return repr([*walk(state), *walk(predicted)])
 
 
-@pytest.mark.parametrize("steps", [30, 33, 36], ids=["segment", "in-hand", "nearly"])
+@pytest.mark.parametrize("steps", [30, 33], ids=["segment", "in-hand"])
 @pytest.mark.parametrize("policy", ["MlpPolicy", "MlpLstmPolicy"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_seed_given_to_a_loaded_model_at_any_time_is_the_same(kind, policy, steps):
