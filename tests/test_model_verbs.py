@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -118,6 +119,19 @@ def test_without_ffmpeg_it_is_a_gif(
     done = command("record", "model.zip", "to=film.mp4")
     assert done.code == 2
     assert "rlrun[video]" in done.err
+
+
+def test_without_what_draws(command: Command, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def render(env: object) -> None:
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+    monkeypatch.setattr("gymnasium.envs.classic_control.cartpole.CartPoleEnv.render", render)
+    for words in ((), ("to=new/one.gif",)):
+        done = command("record", "model.zip", *words)
+        assert done.code == 2
+        assert "pip install 'rlrun[video]'" in done.err
+    assert [path.name for path in Path().iterdir() if path.is_file()] == ["model.zip"]
+    assert not list(Path().glob("new/*"))
 
 
 def test_a_game_is_seen_as_the_policy_sees_it(command: Command, tmp_path: Path) -> None:

@@ -79,8 +79,18 @@ class GymVectorEnv(VectorEnv):
         return Played(obs, reward, terminated, truncated, terminated | truncated)
 
     def render(self) -> Any:
-        """A picture of each environment, if they were made with `render_mode="rgb_array"`."""
-        return self._batch.render()
+        """A picture of each environment, if they were made with `render_mode="rgb_array"`.
+
+        Raises:
+            UserError: a package that draws them is not installed.
+        """
+        try:
+            return self._batch.render()
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            raise UserError(
+                f"pictures of this environment need a package that is not installed: {error}. "
+                f"Type: pip install 'rlrun[video]'"
+            ) from error
 
     def close(self) -> None:
         """Close all environments."""
