@@ -12,7 +12,6 @@ from gymnasium import vector
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward
 
-from rlrun.build import make_envs
 from rlrun.envs import Interface, VectorEnv, make_vec
 from rlrun.envs.batch import Environments
 from rlrun.envs.gym import GymVectorEnv
@@ -60,9 +59,9 @@ def make_vec_env(
     plain = wrapper_class is None and vec_env_cls is SyncVectorEnv and not vec_env_kwargs
     if isinstance(env_id, str) and plain:
         engine = make_vec(env_id, n_envs, seed, kwargs)
-        engine.origin = (env_id, kwargs) if _is_data(kwargs) else None
+        if not _is_data(kwargs):
+            engine.origin = None
         return Environments(engine)
-
     if isinstance(env_id, str) and is_atari(find_spec(env_id)):
         raise UserError(
             f"{env_id}: games come preprocessed, in a batch of their own; leave out "
@@ -97,14 +96,13 @@ def as_engine(env: str | Env | Batch) -> VectorEnv:
         one = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         engine = GymVectorEnv(one, secrets.randbits(31))
         engine.origin = _origin(env)
-        _engines[id(env)] = engine
-        return engine
-    if not isinstance(env, vector.VectorEnv):
+    elif isinstance(env, vector.VectorEnv):
+        engine = GymVectorEnv(_usable(env), secrets.randbits(31))
+    else:
         raise TypeError(
             f"env: a {type(env).__name__} is no environment; give an id, a gymnasium.Env or a "
             f"gymnasium.vector.VectorEnv"
         )
-    engine = GymVectorEnv(_usable(env), secrets.randbits(31))
     _engines[id(env)] = engine
     return engine
 
@@ -180,17 +178,6 @@ def _is_data(kwargs: Mapping[str, Any]) -> bool:
 def as_batch(env: str | Env | Batch, engine: VectorEnv) -> Batch:
     """The batch that a user steps: the one that was given, or one around the engine."""
     return env if isinstance(env, vector.VectorEnv) else Environments(engine)
-
-
-def remade(config: Mapping[str, Any]) -> tuple[VectorEnv, Environments]:
-    """The environments of a config, made from its id.
-
-    Raises:
-        UserError: they cannot be made.
-    """
-    engine = make_envs(config, "env", config["env"]["n_envs"])
-    engine.origin = config["env"]["id"], config["env"]["kwargs"]
-    return engine, Environments(engine)
 
 
 def require_same_spaces(trained: Interface | None, given: Interface) -> None:

@@ -6,7 +6,6 @@ from rlrun.api.envs import make_vec_env
 from rlrun.api.loading import imported
 from rlrun.api.models import KINDS
 from rlrun.api.sb2.model import read
-from rlrun.api.settings import target_name
 from rlrun.schema import UserError
 
 
@@ -34,9 +33,7 @@ def convert(
     target = path.with_name(f"{path.stem}-rlrun.zip") if to is None else Path(to)
     if target.exists():
         raise UserError(f"{target} is there already; name another file with to=FILE")
-    kind = next(
-        k for k in KINDS if target_name(k.algorithm_type).lower().endswith(f".{saved.algorithm}")
-    )
+    kind = next(k for k in KINDS if k.algorithm_type.__name__.lower() == saved.algorithm)
     envs = None if env is None else make_vec_env(env, saved.n_envs or 1)
     try:
         model = imported(kind, saved, envs, {"verbose": 0}, obs_rms)

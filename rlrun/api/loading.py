@@ -63,12 +63,11 @@ def load(
 def _from_folder(
     kind: type[M], folder: Path, env: Any, changes: dict[str, Any], checkpoint: str | int
 ) -> M:
-    config = stored.read(folder / "config.yaml")
-    before = config
-    if not all(isinstance(config.get(name), dict) for name in ("algo", "env", "policy")):
+    before = stored.read(folder / "config.yaml")
+    if not all(isinstance(before.get(name), dict) for name in ("algo", "env", "policy")):
         raise UserError(f"{folder}: no model that can be read: its config.yaml is no config")
     engine = None if env is None else as_engine(env)
-    config, given = _changed(folder, config, kind, engine is not None, changes)
+    config, given = _changed(folder, before, kind, engine is not None, changes)
     checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
     try:
         path = find_checkpoint(checkpointer, str(checkpoint))
@@ -198,7 +197,7 @@ def imported(
         ValueError: it is one of another algorithm.
         UserError: it was trained in other spaces, or which ones is not known and `env` is None.
     """
-    if target_name(kind.algorithm_type).rpartition(".")[2].lower() != saved.algorithm:
+    if kind.algorithm_type.__name__.lower() != saved.algorithm:
         name = saved.algorithm.upper()
         raise ValueError(f"this is a model of {name}; load it with {name}.load")
     engine = None if env is None else as_engine(env)

@@ -10,12 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rlrun.functional.distributions import (
-    Categorical,
     Distribution,
     Factored,
     Gaussian,
     Joint,
-    Probabilities,
+    of_logits,
 )
 from rlrun.functional.distributions.gaussian import split
 from rlrun.policies.actor import Actor, factors
@@ -155,7 +154,10 @@ def action_probability(
     before, reset = memory_of(actor, len(batch), state, mask)
     latents, _ = actor.encode(batch, reset, before)
     with torch.no_grad():
-        distribution, statistics = _exact(actor.distribution, actor.statistics(latents).cpu())
+        statistics = actor.statistics(latents).cpu()
+    distribution = of_logits(actor.distribution)  # that of ACER has an epsilon in its logarithms
+    if distribution != actor.distribution:
+        statistics = statistics.log()
     if actions is not None:
         given = _actions(action_space, actions, len(batch))
         likely = _log_likelihood(distribution, statistics, action_space, given).numpy()[:, None]
@@ -181,15 +183,6 @@ def _actions(space: Space, actions: ArrayLike, n: int) -> Array:
         if not ((counted >= 0) & (counted < sizes)).all():
             raise ValueError(f"actions: some are not in {space}")
     return given
-
-
-def _exact(distribution: Distribution, statistics: Tensor) -> tuple[Distribution, Tensor]:
-    """The same distribution told by logits: that of ACER has an epsilon in its logarithms."""
-    if isinstance(distribution, Probabilities):
-        return Categorical(), statistics.log()
-    if isinstance(distribution, Factored | Joint) and isinstance(distribution.base, Probabilities):
-        return type(distribution)(Categorical(), distribution.sizes), statistics.log()
-    return distribution, statistics
 
 
 def _log_likelihood(

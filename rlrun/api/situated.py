@@ -12,11 +12,12 @@ import torch
 
 from rlrun import config as configs
 from rlrun.api.agent import Agent
-from rlrun.api.envs import Batch, Env, as_batch, as_engine, remade, require_same_spaces
+from rlrun.api.envs import Batch, Env, as_batch, as_engine, require_same_spaces
 from rlrun.api.learning import Record
 from rlrun.api.settings import env_node
-from rlrun.build import make_collector
+from rlrun.build import make_collector, make_envs
 from rlrun.envs import VectorEnv
+from rlrun.envs.batch import Environments
 from rlrun.evaluation import fitting
 from rlrun.run.rng import stream_seed
 from rlrun.run.training import NOTHING_YET, Training
@@ -68,9 +69,9 @@ class Situated(Agent):
         it was trained in an object without an id.
         """
         if self._env is None and self.config["env"]["id"] is not None:
-            engine, env = remade(self.config)
+            engine = make_envs(self.config, "env", self.config["env"]["n_envs"])
             require_same_spaces(self._interface, engine.interface)
-            self._engine, self._env = engine, env
+            self._engine, self._env = engine, Environments(engine)
             self._train_in(engine)
         return self._env
 

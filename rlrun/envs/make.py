@@ -27,13 +27,18 @@ def make_vec(
         UserError: no such id, a package is missing, or a keyword does not fit.
     """
     spec = find_spec(env_id)
+    settings = dict(kwargs or {})
+    envs: VectorEnv
     if is_atari(spec):
         from rlrun.envs.atari import AtariEnv
 
-        return AtariEnv(spec, n_envs, seed, kwargs or {})
-    from rlrun.envs.gym import GymVectorEnv, make_batch
+        envs = AtariEnv(spec, n_envs, seed, settings)
+    else:
+        from rlrun.envs.gym import GymVectorEnv, make_batch
 
-    return GymVectorEnv(make_batch(spec, n_envs, kwargs or {}), seed)
+        envs = GymVectorEnv(make_batch(spec, n_envs, settings), seed)
+    envs.origin = env_id, settings
+    return envs
 
 
 def is_deterministic(env_id: str, kwargs: Mapping[str, Any] | None = None) -> bool:

@@ -8,7 +8,6 @@ learnt something goes on from there.
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,7 @@ from torch import Tensor, nn
 
 from rlrun.api.imitation.dataset import ExpertDataset, Split, Steps
 from rlrun.api.imitation.trajectories import channel_axis
-from rlrun.functional.distributions import (
-    Categorical,
-    Distribution,
-    Factored,
-    Gaussian,
-    Joint,
-    Probabilities,
-)
+from rlrun.functional.distributions import Gaussian, of_logits
 from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.policies.actor import Actor
 from rlrun.policies.base import Segment
@@ -203,7 +195,7 @@ class _Cloning:
     def __init__(self, actor: Actor, examples: _Examples) -> None:
         self.actor = actor
         self.examples = examples
-        self.distribution = _of_logits(actor.distribution)
+        self.distribution = of_logits(actor.distribution)
 
     def observe(self) -> None:
         """Let moments that are still those of nothing be those of the dataset."""
@@ -272,12 +264,3 @@ class _Cloning:
             return (output - actions).square().mean()
         statistics = self.distribution.statistics(output, None)
         return -self.distribution.log_prob(statistics, actions).mean()
-
-
-def _of_logits(distribution: Distribution) -> Distribution:
-    """The same distribution told by logits: its gradient does not vanish where it is far off."""
-    if isinstance(distribution, Probabilities):
-        return Categorical()
-    if isinstance(distribution, (Factored, Joint)):
-        return replace(distribution, base=Categorical())
-    return distribution

@@ -6,6 +6,7 @@ categorical distribution once more, told by its probabilities instead of its log
 `Joint` make distributions of several discrete actions at a time out of one of these two.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "Probabilities",
     "joint_actions",
     "joint_index",
+    "of_logits",
 ]
 
 
@@ -63,3 +65,12 @@ class Distribution(Protocol):
 
     def score(self, statistics: Tensor, actions: Tensor) -> Tensor:
         """`d log_prob / d statistics`, `[..., P]`, whose second moment is the Fisher matrix."""
+
+
+def of_logits(distribution: Distribution) -> Distribution:
+    """The same distribution told by logits, whose logarithms are exact at any probability."""
+    if isinstance(distribution, Probabilities):
+        return Categorical()
+    if isinstance(distribution, Factored | Joint):
+        return replace(distribution, base=Categorical())
+    return distribution
