@@ -11,6 +11,7 @@ all actions, or by sampling them.
 import copy
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -213,7 +214,7 @@ class ACER:
         if self.reward_scale is not None:
             self.reward_scale.observe(rollout)
         learning_rate = self.learning_rate * self.lr_schedule(progress)
-        metrics = self._learn(rollout, learning_rate, log, norms=log)
+        metrics = self._learn(rollout, learning_rate, log, fresh=True)
         metrics["optim/learning_rate"] = learning_rate
         replayed: list[dict[str, float]] = []
         if self.memory is not None:
@@ -233,11 +234,11 @@ class ACER:
         return metrics | replay_health(replayed)
 
     def _learn(
-        self, batch: Rollout, learning_rate: float, log: bool, norms: bool = False
+        self, batch: Rollout, learning_rate: float, log: bool, fresh: bool = False
     ) -> dict[str, float]:
         """One gradient step on a segment per environment, fresh or replayed.
 
-        With `norms`, two more backward passes tell how much each of the losses pulls.
+        On fresh ones two more backward passes tell how much each of the losses pulls, for the log.
         """
         batch = batch.to(self.device)
         if self.reward_scale is not None:
@@ -246,8 +247,9 @@ class ACER:
         own_state, average_state = self._states(batch.state)
         observations, segment = segments.observed(replace(batch, state=own_state))
         features = self.actor.policy.features(observations)
-        latents, _ = self.actor.policy.encode(features, segment)
-        statistics = self.actor.statistics(latents)
+        with self.actor.recalling(batch.observations) if fresh else nullcontext():
+            latents, _ = self.actor.latents(features, segment)
+            statistics = self.actor.statistics(latents)
         f = statistics[:n]  # the states that were acted in; the others only bootstrap
 
         estimates = self.estimator.estimates(
@@ -255,7 +257,7 @@ class ACER:
         )
         with torch.no_grad():
             _, segment = segments.acted_in(replace(batch, state=average_state))
-            average = self.average.statistics(self.average.policy.encode(features[:n], segment)[0])
+            average = self.average.statistics(self.average.latents(features[:n], segment)[0])
             distribution = self.estimator.distribution
             g = estimates.gradient + self.ent_coef * distribution.entropy_gradient(f)
             k = distribution.kl_gradient(average, f)
@@ -271,7 +273,7 @@ class ACER:
             stats = health(*of, self.correction_term, self.q_coef, self.ent_coef)
             if self.actor.log_std is not None:
                 stats["policy/std"] = self.actor.log_std.exp().mean().item()
-        if norms:
+        if log and fresh:
             stats["optim/grad_norm_policy"] = self._grad_norm(outputs[:1], pulls[:1])
             stats["optim/grad_norm_q"] = self._grad_norm(outputs[1:], pulls[1:])
 

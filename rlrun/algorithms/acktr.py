@@ -190,11 +190,12 @@ class ACKTR:
         if self.reward_scale is not None:
             self.reward_scale.observe(rollout)
             batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
-        acted_in = segments.acted_in(batch)
-        self._observe_curvature(*acted_in, batch.actions.flatten(0, 1))
-        terms = advantage.learn_terms(
-            self.actor, batch, self.gamma, self.gae_lambda, self.normalize_advantage
-        )
+        with self.optimizer.capture(rows=batch.rewards.numel()) as backward:
+            terms = advantage.learn_terms(
+                self.actor, batch, self.gamma, self.gae_lambda, self.normalize_advantage
+            )
+            outputs = terms.statistics, terms.values
+            backward(outputs, self._scores(*outputs, batch.actions.flatten(0, 1)))
         loss = terms.policy_loss + self.vf_coef * terms.value_loss - self.ent_coef * terms.entropy
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -204,24 +205,22 @@ class ACKTR:
         if log:
             metrics = advantage.health(self.actor, terms, loss)
             metrics["optim/learning_rate"] = learning_rate
-            metrics |= self._trust_region(*acted_in, terms)
+            metrics |= self._trust_region(*segments.acted_in(batch), terms)
         self.actor.policy.observe(batch.observations[1:].flatten(0, 1))
         return metrics
 
-    def _observe_curvature(self, observations: Tensor, segment: Segment, actions: Tensor) -> None:
-        """Backpropagate the scores of one sample `a, v` per state (ACKTR, section 3.1).
+    @torch.no_grad()
+    def _scores(self, statistics: Tensor, values: Tensor, actions: Tensor) -> list[Tensor]:
+        """Scores of one sample `a, v` per state (ACKTR, section 3.1), at statistics and values.
 
         That of the value is the derivative of `coef (V - v)^2` with `v` drawn around `V`. The
         scores are summed and not averaged, and no advantage weighs them.
         """
-        with self.optimizer.capture():
-            statistics, values = self.actor(observations, segment)
-            noise = torch.randn(values.shape, generator=self.rng).to(values)
-            scores = [
-                self.actor.distribution.score(statistics.detach(), actions),
-                2.0 * self.vf_fisher_coef * noise,
-            ]
-            torch.autograd.backward([statistics, values], scores)
+        noise = torch.randn(values.shape, generator=self.rng).to(values)
+        return [
+            self.actor.distribution.score(statistics, actions),
+            2.0 * self.vf_fisher_coef * noise,
+        ]
 
     @torch.no_grad()
     def _trust_region(

@@ -43,7 +43,8 @@ def learn_terms(
         normalize: give the advantages mean 0 and standard deviation 1.
     """
     n = batch.rewards.numel()
-    statistics, values = network(*segments.observed(batch))
+    with network.recalling(batch.observations):
+        statistics, values = network(*segments.observed(batch))
     known = values.detach()
     step_values, final_values = segments.by_step(batch, known)
     advantages = gae(

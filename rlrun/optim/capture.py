@@ -32,16 +32,20 @@ class Use(NamedTuple):
     """`[B, ...]`."""
 
 
-def joined(calls: Sequence[Call]) -> list[Use]:
-    """Calls as few uses; every call must have its scores.
+def joined(calls: Sequence[Call], rows: int | None = None) -> list[Use]:
+    """The first `rows` samples of the calls, or all, as few uses; those calls must have scores.
 
     A layer that a recurrent net calls at each of its steps takes one product for all of them,
     and not one for each. A call that is the only one of its shape is not copied.
     """
     alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for call in calls:
+        inputs = call.inputs[:rows]
+        if not len(inputs):
+            break
         assert call.scores is not None
-        alike.setdefault(call.inputs.shape[1:], []).append((call.inputs, call.scores))
+        alike.setdefault(inputs.shape[1:], []).append((inputs, call.scores[:rows]))
+        rows = None if rows is None else rows - len(inputs)
     return [
         Use(*group[0]) if len(group) == 1 else Use(*map(torch.cat, zip(*group, strict=True)))
         for group in alike.values()
@@ -66,34 +70,59 @@ class _Tap(torch.autograd.Function):
         return scores, None, None
 
 
+class Recording:
+    """The uses of some layers, by layer, and the way for scores to reach them."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        self.calls: dict[nn.Module, list[Call]] = {layer: [] for layer in layers}
+        self.token = torch.zeros((), requires_grad=True)
+        self.on = True
+
+    def backward(self, outputs: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
+        """Take scores at outputs of the model back to the layers, and no further.
+
+        No gradient of a weight is computed, and the graph is kept.
+        """
+        torch.autograd.grad(outputs, self.token, scores, retain_graph=True, allow_unused=True)
+
+
 @contextmanager
 def recording(
-    model: nn.Module, layers: Iterable[nn.Module]
-) -> Iterator[dict[nn.Module, list[Call]]]:
+    model: nn.Module, layers: Iterable[nn.Module], freeze: bool = True
+) -> Iterator[Recording]:
     """Record every use of the layers in passes of `model` made inside.
 
-    Inside, the parameters of `model` require no gradient: a backward pass stops at the outputs
-    of the layers, costs no gradients of weights, and leaves every `.grad` as it is. Passes
-    under `torch.no_grad` are not recorded.
+    Passes under `torch.no_grad` are not recorded.
+
+    Args:
+        model: that has the layers.
+        layers: to look at.
+        freeze: let no parameter of `model` require a gradient inside, so that any backward pass
+            stops at the outputs of the layers and leaves every `.grad` as it is.
     """
-    calls: dict[nn.Module, list[Call]] = {layer: [] for layer in layers}
-    token = torch.zeros((), requires_grad=True)
+    record = Recording(layers)
 
     def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return output
-        calls[layer].append(call := Call(args[0].detach()))
-        tapped: Tensor = _Tap.apply(output, token, call.add)  # type: ignore[no-untyped-call]
+        record.calls[layer].append(call := Call(args[0].detach()))
+
+        def take(scores: Tensor) -> None:
+            if record.on:  # what flows back later is of a loss
+                call.add(scores)
+
+        tapped: Tensor = _Tap.apply(output, record.token, take)  # type: ignore[no-untyped-call]
         return tapped
 
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    hooks = [layer.register_forward_hook(hook) for layer in calls]
-    for parameter in trainable:
+    frozen = [p for p in model.parameters() if p.requires_grad] if freeze else []
+    hooks = [layer.register_forward_hook(hook) for layer in record.calls]
+    for parameter in frozen:
         parameter.requires_grad_(False)
     try:
-        yield calls
+        yield record
     finally:
+        record.on = False
         for handle in hooks:
             handle.remove()
-        for parameter in trainable:
+        for parameter in frozen:
             parameter.requires_grad_(True)

@@ -14,7 +14,7 @@ Fisher matrix; scores of the data's own `y` would make them the empirical Fisher
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -143,19 +143,31 @@ class KFAC:
         self._moved = 0.0
 
     @contextmanager
-    def capture(self) -> Iterator[None]:
+    def capture(self, rows: int | None = None) -> Iterator[Callable[..., None]]:
         """Take the statistics of the passes made inside; parameters and `.grad` stay as they are.
 
         The first dimension of a layer's input counts its samples; a layer that is called several
         times has those of all calls, each taken for a sample of its own.
 
+        One pass can serve the statistics and the loss, if its scores go back by what is yielded:
+
+            with opt.capture(rows=len(x)) as backward:
+                output = model(x)
+                backward([output], [scores])
+            loss(output).backward()
+
+        Args:
+            rows: of each layer only so many samples count, the first ones. None for all, and for
+                passes that serve nothing else.
+
         Raises:
             NonFiniteUpdate: an input or a score is not finite; the statistics are not changed.
             ValueError: a layer took no part in the passes.
         """
-        with recording(self.model, {part.layer for part in self.parts.values()}) as calls:
-            yield
-        uses = self._checked(calls)
+        layers = {part.layer for part in self.parts.values()}
+        with recording(self.model, layers, freeze=rows is None) as record:
+            yield record.backward
+        uses = self._checked(record.calls, rows)
         self.captures += 1
         settling = self.captures <= max(self.cold_iter, 1)
         weight = 1.0 / self.captures if settling else 1.0 - self.stats_decay
@@ -163,7 +175,9 @@ class KFAC:
             for part in self.parts.values():
                 part.accumulate(uses[part.layer], 1.0 - weight, weight)
 
-    def _checked(self, calls: Mapping[nn.Module, Sequence[Call]]) -> dict[nn.Module, list[Use]]:
+    def _checked(
+        self, calls: Mapping[nn.Module, Sequence[Call]], rows: int | None
+    ) -> dict[nn.Module, list[Use]]:
         """The calls, joined; raise if a layer has none, or numbers are not finite.
 
         One look at the device for all of them.
@@ -175,7 +189,7 @@ class KFAC:
                 continue
             if not calls[layer] or any(call.scores is None for call in calls[layer]):
                 raise ValueError(f"capture: no scores came back to the layer {name}")
-            uses[layer] = joined(calls[layer])
+            uses[layer] = joined(calls[layer], rows)
             # Sums of squares, for the statistics are finite if and only if they are.
             norms[f"{name} inputs"] = nn.utils.get_total_norm([x for x, _ in uses[layer]])
             norms[f"{name} scores"] = nn.utils.get_total_norm([g for _, g in uses[layer]])

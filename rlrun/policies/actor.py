@@ -1,6 +1,8 @@
 """Who acts: a network, and the distribution of the actions that its output stands for."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from rlrun.functional.distributions import (
     Probabilities,
 )
 from rlrun.policies.base import Policy, Segment
+from rlrun.policies.recall import Recall
 from rlrun.schema import UserError
 
 
@@ -105,6 +108,9 @@ class Actor(nn.Module):
             log_std = torch.full((outputs,), log_std_init, device=self.device)
             self.log_std = nn.Parameter(log_std)
             self.n_statistics = 2 * outputs
+        convolutional = any(isinstance(module, nn.Conv2d) for module in policy.modules())
+        plain = self.device.type == "cpu" and policy.autocast is None and not policy.state_size
+        self._recall = Recall(policy) if convolutional and plain else None
 
     @property
     def device(self) -> torch.device:
@@ -115,12 +121,39 @@ class Actor(nn.Module):
         """Of the distribution of actions, `[..., L]` -> `[..., P]`."""
         return self.distribution.statistics(self.policy.head("policy", latents), self.log_std)
 
+    def latents(self, features: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+        """As `Policy.encode`, in the precision that the policy is to be run in."""
+        dtype = self.policy.autocast
+        if dtype is None:
+            return self.policy.encode(features, segment)
+        with torch.autocast(features.device.type, dtype):
+            latents, state = self.policy.encode(features, segment)
+        return latents.float(), state.float()
+
+    @contextmanager
+    def recalling(self, observations: Tensor) -> Iterator[None]:
+        """Inside, one pass over all observations `[T + 1, B, ...]` of a segment, and maybe more.
+
+        It takes what is known of the `T` steps that were acted in with the weights of now.
+        """
+        if self._recall is None:
+            yield
+            return
+
+        def again(observations: Tensor) -> None:
+            n = len(observations)
+            segment = Segment.step(torch.empty(n, 0), torch.ones(n, dtype=torch.bool))
+            self.statistics(self.latents(self.policy.features(observations), segment)[0])
+
+        with self._recall.recalling(observations, again):
+            yield
+
     @torch.no_grad()
     def encode(self, observations: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Latents `[B, L]` and next state `[B, S]` of one step; arguments as for `act`."""
         device = self.device
         segment = Segment.step(state.to(device), reset.to(device))
-        return self.policy.encode(self.policy.features(observations.to(device)), segment)
+        return self.latents(self.policy.features(observations.to(device)), segment)
 
     @torch.no_grad()
     def act(
@@ -134,8 +167,9 @@ class Actor(nn.Module):
             state: `[B, S]`, the recurrent state after the step before.
             rng: draws the actions; None for the most probable ones.
         """
-        latents, state = self.encode(observations, reset, state)
-        statistics = self.statistics(latents).cpu()
+        with self._recall.noting(observations) if self._recall else nullcontext():
+            latents, state = self.encode(observations, reset, state)
+            statistics = self.statistics(latents).cpu()
         if rng is None:
             actions = self.distribution.mode(statistics)
         else:

@@ -35,7 +35,7 @@ class ActorCritic(Actor):
 
     def forward(self, observations: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
         """Observations `[N, ...]` of a segment to statistics `[N, P]` and values `[N]`."""
-        latents, _ = self.policy.encode(self.policy.features(observations), segment)
+        latents, _ = self.latents(self.policy.features(observations), segment)
         return self.statistics(latents), self.policy.head("value", latents).squeeze(-1)
 
     def split(self, space: spaces.Space[Any]) -> tuple[list[Tensor], list[Tensor]]:

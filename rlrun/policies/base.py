@@ -62,6 +62,8 @@ class Policy(nn.Module):
     """By name; reads latents, with its further inputs appended."""
     state_size: int = 0
     """Size `S` of the recurrent state."""
+    autocast: torch.dtype | None = None
+    """What `encode` is to compute in, by autocast; None for the dtype of its parameters."""
 
     def observe(self, observations: Tensor) -> None:
         """Learn from fresh observations `[N, ...]` what the features depend on, if anything.

@@ -212,12 +212,18 @@ def test_the_step_is_the_gradient_by_the_inverse_of_dense_fisher_blocks(
         torch.testing.assert_close(weights(algorithm), expected, rtol=1e-6, atol=1e-8)
 
 
+def observe_curvature(algorithm, observations, segment, actions):
+    with algorithm.optimizer.capture(rows=len(actions)) as backward:
+        outputs = algorithm.actor(observations, segment)
+        backward(outputs, algorithm._scores(*outputs, actions))
+
+
 def many_samples(algorithm, n=40_000):
     """Actions in one and the same state."""
     g = torch.Generator().manual_seed(1)
     observations = torch.randn(1, 4, generator=g).expand(n, 4)
     actions, statistics, _ = act(algorithm.actor, observations, g)
-    algorithm._observe_curvature(observations, apart(n), actions)
+    observe_curvature(algorithm, observations, apart(n), actions)
     blocks = algorithm.optimizer.blocks
     return (blocks[f"policy.heads.{name}.2"].g for name in ("policy", "value")), statistics[0]
 
@@ -253,7 +259,7 @@ def test_the_fisher_pass_leaves_gradients_and_draws_the_noise_of_the_values_alon
     torch.randn(batch.rewards.numel(), generator=expected)
     before, numpy_before = torch.get_rng_state(), str(np.random.get_state())
     start = weights(algorithm)
-    algorithm._observe_curvature(*segments.acted_in(batch), batch.actions.flatten(0, 1))
+    observe_curvature(algorithm, *segments.acted_in(batch), batch.actions.flatten(0, 1))
     assert all((p.grad == 7.0).all() for p in algorithm.actor.parameters())
     assert all(p.requires_grad for p in algorithm.actor.parameters())
     assert_same_weights(algorithm, start)
