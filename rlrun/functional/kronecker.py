@@ -51,6 +51,40 @@ def patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
     return windows[..., ::dh, ::dw].permute(0, 1, 2, 4, 5, 3)
 
 
+def mean_patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
+    """The mean over all output positions of what each sees, `patches(...).mean((1, 2))`.
+
+    Pixel `(i, j)` of a patch is seen at the rows `i + stride h`, and likewise for columns: so it is
+    a product with a selection of rows and one with a selection of columns.
+
+    Args:
+        images: `[B, C, H, W]`, inputs of the layer.
+        layer: as for `patches`.
+
+    Returns:
+        `[B, kh, kw, C]`.
+    """
+    assert not isinstance(layer.padding, str)
+    ph, pw = layer.padding
+    if ph or pw:
+        images = nn.functional.pad(images, (pw, pw, ph, ph))
+    rows, columns = (
+        _selection(size, layer.kernel_size[i], layer.dilation[i], layer.stride[i]).to(images)
+        for i, size in enumerate(images.shape[2:])
+    )
+    pixels = images.movedim(1, 3)  # [B, H, W, C]
+    by_row = rows @ pixels.flatten(2)  # [B, kh, W C]
+    return columns @ by_row.unflatten(2, pixels.shape[2:])  # [B, kh, kw, C]
+
+
+def _selection(size: int, kernel: int, dilation: int, stride: int) -> Tensor:
+    """`[kernel, size]`, the share of each pixel of a side in the mean of each of a patch's."""
+    positions = (size - dilation * (kernel - 1) - 1) // stride + 1
+    starts = torch.arange(kernel).unsqueeze(1) * dilation
+    selection = torch.zeros(kernel, size)
+    return selection.scatter_(1, starts + stride * torch.arange(positions), 1.0 / positions)
+
+
 def eigenbasis(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues and eigenvectors of a symmetric matrix that should have no negative ones.
 

@@ -77,20 +77,20 @@ class Block:
 
     def _input_rows(self, inputs: Tensor) -> Iterator[Tensor]:
         """Inputs as `[n, in]`, a piece at a time."""
-        if isinstance(self.layer, nn.Conv2d):
-            yield from self._patch_rows(kronecker.patches(inputs, self.layer))
+        layer = self.layer
+        if isinstance(layer, nn.Conv2d) and self.sharing == "expand":
+            yield from self._patch_rows(kronecker.patches(inputs, layer))
             return
-        if inputs.dim() > 2 and self.sharing == "reduce":
-            inputs = inputs.flatten(1, -2).mean(1)
-        rows = inputs.flatten(0, -2)
+        if isinstance(layer, nn.Conv2d):
+            rows = kronecker.mean_patches(inputs, layer).flatten(1)
+        elif inputs.dim() > 2 and self.sharing == "reduce":
+            rows = inputs.flatten(1, -2).mean(1)
+        else:
+            rows = inputs.flatten(0, -2)
         yield kronecker.with_one(rows) if self.homogeneous else rows
 
     def _patch_rows(self, patches: Tensor) -> Iterator[Tensor]:
         """Patches `[B, H, W, kh, kw, C]` as rows."""
-        if self.sharing == "reduce":
-            rows = patches.mean((1, 2)).flatten(1)
-            yield kronecker.with_one(rows) if self.homogeneous else rows
-            return
         where, what = patches.shape[1:3], patches.shape[3:]
         samples = max(1, _CHUNK // (where.numel() * len(self.a)))
         buffer = patches.new_ones(min(samples, len(patches)) * where.numel(), len(self.a))

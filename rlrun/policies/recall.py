@@ -132,7 +132,12 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
-        layer, needed = ctx.layer, ctx.needs_input_grad[1:4]
+        layer = ctx.layer
+        # `needs_input_grad` tells what could be needed; a pass for scores takes no weight's.
+        needed = [
+            node is not None and torch._C._will_engine_execute_node(node)
+            for node, _ in ctx.next_functions[1:4]
+        ]
         if isinstance(layer, nn.Conv2d):
             shape = layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups
             gradients = torch.ops.aten.convolution_backward(
