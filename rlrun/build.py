@@ -76,7 +76,10 @@ def make_algorithm(
         )
         if config["env"]["normalize_observations"]:
             policy.features = normalize(policy.features, envs.observation_space)
+        policy.autocast = torch.bfloat16 if config["precision"] == "bf16" else None
         algorithm: Algorithm = make(policy.to(device), envs, rng, lr_schedule)
+    if config["compile"] != "none":
+        algorithm.compile(config["compile"])
     return algorithm
 
 

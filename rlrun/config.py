@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from rlrun import schema
 from rlrun.schema import Matches, NonNegativeInt, PositiveFloat, PositiveInt, Range, UserError
@@ -28,6 +28,8 @@ MAY_CHANGE = (
     "total_timesteps",
     "device",
     "threads",
+    "precision",
+    "compile",
     "log_interval",
     "logger",
     "callback",
@@ -101,6 +103,8 @@ class Config:
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     device: _Device = "auto"
     threads: PositiveInt | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
     log_interval: PositiveInt = 10
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     eval: Eval = field(default_factory=Eval)

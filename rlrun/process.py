@@ -1,7 +1,6 @@
 """What a process is told before it loads PyTorch, for trainings on the CPU.
 
-None of it changes a result. Each was measured on Pong, with two cores; whoever sets the same variable
-himself has his way.
+None of it changes a result. Whoever sets one of the variables himself has his way.
 """
 
 import ctypes

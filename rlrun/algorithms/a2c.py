@@ -94,6 +94,10 @@ class A2C:
         if self.reward_scale is not None:
             self.reward_scale.begin(envs.n_envs)
 
+    def compile(self, mode: str) -> None:
+        """Run the network by `torch.compile`, in this mode of it."""
+        self.actor.compile_encoder(mode)
+
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """One gradient step from the fresh segment."""
         batch = rollout.to(self.device)

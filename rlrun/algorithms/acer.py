@@ -194,6 +194,11 @@ class ACER:
         if self.reward_scale is not None:
             self.reward_scale.begin(envs.n_envs)
 
+    def compile(self, mode: str) -> None:
+        """Run both networks by `torch.compile`, in this mode of it."""
+        self.actor.compile_encoder(mode)
+        self.average.compile_encoder(mode)
+
     def act(
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
     ) -> Acted:

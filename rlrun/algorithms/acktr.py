@@ -184,6 +184,13 @@ class ACKTR:
         if self.reward_scale is not None:
             self.reward_scale.begin(envs.n_envs)
 
+    def compile(self, mode: str) -> None:
+        """Refuse it: raises UserError."""
+        raise UserError(
+            f"compile: {mode}: ACKTR reads what goes through each layer, which compiled code does "
+            f"not show. Use compile=none, or algo=acer or algo=a2c"
+        )
+
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """Statistics from the scores of the segment, then one natural-gradient step."""
         batch = rollout.to(self.device)

@@ -41,6 +41,9 @@ class Algorithm(Protocol):
     def attach(self, envs: Interface) -> None:
         """Learn from these environments from now on; nothing is remembered of others."""
 
+    def compile(self, mode: str) -> None:
+        """Run the networks by `torch.compile` in this mode; raises UserError if that cannot be."""
+
     def act(
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
     ) -> Acted:

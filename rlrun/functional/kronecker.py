@@ -74,7 +74,8 @@ def mean_patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
     )
     pixels = images.movedim(1, 3)  # [B, H, W, C]
     by_row = rows @ pixels.flatten(2)  # [B, kh, W C]
-    return columns @ by_row.unflatten(2, pixels.shape[2:])  # [B, kh, kw, C]
+    mean: Tensor = columns @ by_row.view(*by_row.shape[:2], *pixels.shape[2:])
+    return mean
 
 
 def _selection(size: int, kernel: int, dilation: int, stride: int) -> Tensor:

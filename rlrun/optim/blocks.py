@@ -58,13 +58,13 @@ class Block:
         """`factor <- keep * factor + weight * statistics of the uses`, for both factors."""
         samples = sum(len(use.inputs) for use in uses)
         for use in uses:
-            scores = self._positions(use.scores)
+            scores = self._positions(use.scores.to(self.g))  # they may be of lower precision
             positions = scores.shape[1]
             if self.sharing == "reduce":
                 scores, positions = scores.sum(1), 1
             kronecker.accumulate_(self.g, scores.flatten(0, -2), keep, weight / samples)
             keep_a = keep
-            for rows in self._input_rows(use.inputs):
+            for rows in self._input_rows(use.inputs.to(self.a)):
                 kronecker.accumulate_(self.a, rows, keep_a, weight / (samples * positions))
                 keep_a = 1.0
             keep = 1.0

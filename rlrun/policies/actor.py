@@ -121,6 +121,17 @@ class Actor(nn.Module):
         """Of the distribution of actions, `[..., L]` -> `[..., P]`."""
         return self.distribution.statistics(self.policy.head("policy", latents), self.log_std)
 
+    def compile_encoder(self, mode: str) -> None:
+        """Let `torch.compile` make one kernel of many in the policy's encoder, if it has one.
+
+        Args:
+            mode: of `torch.compile`.
+        """
+        encoder = getattr(self.policy, "encoder", None)
+        if isinstance(encoder, nn.Module):
+            encoder.compile(mode=mode, dynamic=False)
+            self._recall = None  # it looks into layers, which are no longer called one by one
+
     def latents(self, features: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
         """As `Policy.encode`, in the precision that the policy is to be run in."""
         dtype = self.policy.autocast

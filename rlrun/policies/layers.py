@@ -37,6 +37,7 @@ def _orthogonal(layer: Layer, gain: float, generator: torch.Generator) -> Layer:
 
 SMALLEST = 7  # pixels per side: below that nothing is left after three convolutions
 LARGE = 36  # pixels per side from which on the network of Mnih et al. fits
+_SOME = 16  # pictures
 
 
 def picture_shape(space: spaces.Space) -> tuple[int, int, int] | None:  # type: ignore[type-arg]
@@ -176,7 +177,13 @@ class ImageFeatures(Features):
         if self.channels_last:
             observations = observations.movedim(-1, -3)
         pictures = observations.reshape(-1, *self.shape)
-        return pictures.to(torch.float32, memory_format=torch.channels_last).div_(255.0)
+        scaled = torch.empty(
+            pictures.shape, device=pictures.device, memory_format=torch.channels_last
+        )
+        # A few at a time, which stay in the cache on their way through three passes.
+        for some, into in zip(*(torch.split(x, _SOME) for x in (pictures, scaled)), strict=True):
+            into.copy_(some.to(torch.float32).div_(255.0))
+        return scaled
 
 
 class DictFeatures(Features):
