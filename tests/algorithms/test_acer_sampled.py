@@ -76,8 +76,7 @@ def make(space, seed=0, average_noise=0.3, **settings):
     algorithm = built(ACER, space, seed, **settings)
     for network in (algorithm.actor, algorithm.average):
         network.to(dtype)
-    mean_squares = algorithm.optimizer.mean_squares
-    algorithm.optimizer.mean_squares = [ms.to(dtype) for ms in mean_squares]
+    algorithm.optimizer.squares = algorithm.optimizer.squares.to(dtype)
     noise = torch.Generator().manual_seed(seed + 1)
     for p in algorithm.average_parameters:
         p.add_(average_noise * torch.randn(p.shape, generator=noise, dtype=dtype))
@@ -401,7 +400,7 @@ def gradients_of_update(algorithm, batch, seed=3):
     """Gradients that reach the optimiser in one update, by name of the parameter."""
     algorithm.rng.manual_seed(seed)
     captured = []
-    algorithm.optimizer.step = lambda _: captured.extend(
+    algorithm.optimizer.step = lambda *_: captured.extend(
         p.grad.clone() for p in algorithm.parameters
     )
     algorithm.update(batch, 0.0, log=False)
