@@ -14,12 +14,13 @@ Fisher matrix; scores of the data's own `y` would make them the empirical Fisher
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 
 from rlrun.functional import kronecker
 from rlrun.functional.trust_region import kl_step_scale
@@ -169,17 +170,19 @@ class KFAC:
         One look at the device for all of them.
         """
         uses: dict[nn.Module, list[Use]] = {}
-        norms: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}
         for name, layer in self.model.named_modules():
             if layer not in calls:
                 continue
             if not calls[layer] or any(call.scores is None for call in calls[layer]):
                 raise ValueError(f"capture: no scores came back to the layer {name}")
             uses[layer] = joined(calls[layer])
-            # Sums of squares, for the statistics are finite if and only if they are.
-            norms[f"{name} inputs"] = nn.utils.get_total_norm([x for x, _ in uses[layer]])
-            norms[f"{name} scores"] = nn.utils.get_total_norm([g for _, g in uses[layer]])
-        require_finite(norms)
+            for i, use in enumerate(uses[layer]):
+                number = f" {i}" if i else ""
+                seen[f"{name} inputs{number}"], seen[f"{name} scores{number}"] = use
+        # Sums of squares, for the statistics are finite if and only if they are.
+        norms = torch._foreach_norm(list(seen.values()))
+        require_finite(dict(zip(seen, norms, strict=True)))
         return uses
 
     @torch.no_grad()
@@ -223,8 +226,9 @@ class KFAC:
             gradient = block.matrix([gradients[p] for p in block.parameters])
             step = precondition(gradient, bases[name], self.damping)
             steps |= zip(block.parameters, block.split(step), strict=True)
+        flat = {name: _flat(steps[p] for p in group) for name, group in self.groups.items()}
         dots = {
-            name: torch.stack([torch.sum(steps[p] * gradients[p]) for p in group]).sum()
+            name: flat[name] @ _flat(gradients[p] for p in group)
             for name, group in self.groups.items()
         }
         if isinstance(self.kl_clip, Mapping):
@@ -232,7 +236,7 @@ class KFAC:
         else:
             whole = torch.stack(list(dots.values())).sum()
             scales = dict.fromkeys(dots, kl_step_scale(whole, lr, self.kl_clip))
-        norm = nn.utils.get_total_norm(steps.values())
+        norm = nn.utils.get_total_norm(flat.values())
         require_finite({"natural gradient": norm, **{n: lr**2 * d for n, d in dots.items()}})
         for name, group in self.groups.items():
             torch._foreach_mul_([steps[p] for p in group], scales[name])
@@ -304,6 +308,12 @@ class KFAC:
 def _one_of(name: str, value: str, *allowed: str) -> None:
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not allowed; allowed: {', '.join(allowed)}")
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers of these in one vector."""
+    flat: Tensor = _flatten_dense_tensors(list(tensors))
+    return flat
 
 
 def _gradient(parameter: Tensor) -> Tensor:
