@@ -14,13 +14,12 @@ Fisher matrix; scores of the data's own `y` would make them the empirical Fisher
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors
 
 from rlrun.functional import kronecker
 from rlrun.functional.trust_region import kl_step_scale
@@ -30,6 +29,7 @@ from rlrun.optim.capture import Call, Use, joined, recording
 from rlrun.optim.decompose import precondition, spectrum
 from rlrun.optim.diagonal import Diagonal, diagonals_of
 from rlrun.optim.errors import require_finite
+from rlrun.optim.flat import flat
 
 
 class KFAC:
@@ -226,9 +226,9 @@ class KFAC:
             gradient = block.matrix([gradients[p] for p in block.parameters])
             step = precondition(gradient, bases[name], self.damping)
             steps |= zip(block.parameters, block.split(step), strict=True)
-        flat = {name: _flat(steps[p] for p in group) for name, group in self.groups.items()}
+        moves = {name: flat(steps[p] for p in group) for name, group in self.groups.items()}
         dots = {
-            name: flat[name] @ _flat(gradients[p] for p in group)
+            name: moves[name] @ flat(gradients[p] for p in group)
             for name, group in self.groups.items()
         }
         if isinstance(self.kl_clip, Mapping):
@@ -236,7 +236,7 @@ class KFAC:
         else:
             whole = torch.stack(list(dots.values())).sum()
             scales = dict.fromkeys(dots, kl_step_scale(whole, lr, self.kl_clip))
-        norm = nn.utils.get_total_norm(flat.values())
+        norm = nn.utils.get_total_norm(moves.values())
         require_finite({"natural gradient": norm, **{n: lr**2 * d for n, d in dots.items()}})
         for name, group in self.groups.items():
             torch._foreach_mul_([steps[p] for p in group], scales[name])
@@ -308,12 +308,6 @@ class KFAC:
 def _one_of(name: str, value: str, *allowed: str) -> None:
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not allowed; allowed: {', '.join(allowed)}")
-
-
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    """All numbers of these in one vector."""
-    flat: Tensor = _flatten_dense_tensors(list(tensors))
-    return flat
 
 
 def _gradient(parameter: Tensor) -> Tensor:

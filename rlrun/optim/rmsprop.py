@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from rlrun.optim.errors import require_finite
+from rlrun.optim.flat import flat, parts
 
 EPSILON = 1e-6  # beside the norm that a bound is divided by, as in PyTorch
 
@@ -29,7 +29,7 @@ class RMSprop:
         self.parameters = list(parameters)
         self.alpha = alpha
         self.epsilon = epsilon
-        self.squares = torch.ones_like(_flatten_dense_tensors(self.parameters))
+        self.squares = torch.ones_like(flat(self.parameters), requires_grad=False)
 
     @torch.no_grad()
     def step(self, learning_rate: float, max_grad_norm: float = math.inf) -> Tensor:
@@ -45,14 +45,14 @@ class RMSprop:
         Raises:
             NonFiniteUpdate: it is not finite; nothing is changed.
         """
-        gradient = _flatten_dense_tensors([p.grad for p in self.parameters])
-        norm = torch.linalg.vector_norm(gradient)
+        gradient = flat(p.grad for p in self.parameters)
+        norm: Tensor = torch.linalg.vector_norm(gradient)
         require_finite({"gradient": norm})
         if max_grad_norm < math.inf:
             gradient.mul_((max_grad_norm / (norm + EPSILON)).clamp_(max=1.0))
         self.squares.mul_(self.alpha).addcmul_(gradient, gradient, value=1.0 - self.alpha)
         gradient.div_((self.squares + self.epsilon).sqrt_())
-        steps = _unflatten_dense_tensors(gradient, self.parameters)
+        steps = parts(gradient, self.parameters)
         torch._foreach_add_(self.parameters, steps, alpha=-learning_rate)
         return norm
 
@@ -64,8 +64,7 @@ class RMSprop:
     @property
     def mean_squares(self) -> tuple[Tensor, ...]:
         """By parameter, as parts of the one vector."""
-        squares: tuple[Tensor, ...] = _unflatten_dense_tensors(self.squares, self.parameters)
-        return squares
+        return parts(self.squares, self.parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """The mean squares, in the order of the parameters."""
