@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlrun.algorithms import advantage
 from rlrun.data.replay import ReplayMemory
@@ -14,7 +14,6 @@ from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
 from rlrun.envs import Interface
 from rlrun.functional import schedules
-from rlrun.optim.errors import require_finite
 from rlrun.optim.rmsprop import RMSprop
 from rlrun.policies.actor_critic import ActorCritic
 from rlrun.policies.base import Head, Policy
@@ -110,10 +109,8 @@ class A2C:
         loss = terms.policy_loss + self.vf_coef * terms.value_loss - self.ent_coef * terms.entropy
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        require_finite({"gradient": grad_norm})
         learning_rate = self.learning_rate * self.lr_schedule(progress)
-        self.optimizer.step(learning_rate)
+        grad_norm = self.optimizer.step(learning_rate, self.max_grad_norm)
         self.actor.policy.observe(batch.observations[1:].flatten(0, 1))
         if not log:
             return {}

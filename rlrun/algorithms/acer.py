@@ -30,7 +30,6 @@ from rlrun.data.rollout import Rollout
 from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.functional.trust_region import project_gradient, projection_size
-from rlrun.optim.errors import require_finite
 from rlrun.optim.rmsprop import RMSprop
 from rlrun.policies.actor import Acted, Actor, factors
 from rlrun.policies.base import Head, Policy
@@ -284,9 +283,7 @@ class ACER:
 
         self.optimizer.zero_grad()
         torch.autograd.backward(outputs, pulls)
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        require_finite({"gradient": grad_norm})
-        self.optimizer.step(learning_rate)
+        grad_norm = self.optimizer.step(learning_rate, self.max_grad_norm)
         torch._foreach_lerp_(self.average_parameters, self.parameters, 1.0 - self.alpha)
         if log:
             stats["optim/grad_norm"] = grad_norm.item()

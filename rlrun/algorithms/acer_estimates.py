@@ -1,5 +1,6 @@
 """What ACER estimates on a segment: action values, their targets, and the policy gradient."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -32,8 +33,9 @@ class Estimates(NamedTuple):
     """`[N]`, as they weigh the actions taken."""
     rho: Tensor
     """`[N]`, importance ratios of the actions taken."""
-    losses: tuple[Tensor, Tensor]
-    """`[N]` each, whose negative gradient `gradient` is: truncated term, bias correction."""
+    losses: Callable[[], tuple[Tensor, Tensor]]
+    """`[N]` each, whose negative gradient `gradient` is: truncated term, bias correction. Only
+    the log asks for them."""
 
 
 class Estimator(Protocol):

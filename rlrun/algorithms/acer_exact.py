@@ -4,6 +4,7 @@ There is no head for V, which is the mean of Q under the policy.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,5 +77,5 @@ class Exact:
                 values=values[:n],
                 advantages=q_ret - values[:n],
                 rho=rho_taken,
-                losses=acer_losses(*terms),
+                losses=partial(acer_losses, *terms),
             )

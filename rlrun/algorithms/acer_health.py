@@ -34,7 +34,7 @@ def health(
         ent_coef: weight of the entropy bonus.
     """
     q_error = estimates.q_ret - estimates.q
-    truncated_loss, correction_loss = (loss.mean() for loss in estimates.losses)
+    truncated_loss, correction_loss = (loss.mean() for loss in estimates.losses())
     policy_loss = truncated_loss + correction_loss
     q_loss = 0.5 * q_error.square().mean()
     critic_loss = torch.stack([0.5 * e.square().sum() / len(q_error) for e in estimates.errors])

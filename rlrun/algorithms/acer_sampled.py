@@ -4,6 +4,7 @@ For boxes, and for products of factors too large to visit all combinations. A st
 network tells Q and V, and expectations over the policy are means over draws.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,7 @@ class Sampled:
                 advantages_drawn,
                 self.c,
             )
-            losses = acer_sampled_losses(
-                log_probs, rho, advantages, log_drawn, rho_drawn, advantages_drawn, self.c
-            )
+            of_losses = log_probs, rho, advantages, log_drawn, rho_drawn, advantages_drawn, self.c
             errors = torch.zeros_like(v)  # of the rows that only bootstrap there are none
             if self.dueling:
                 errors[:n] = v[:n] - v_target(v[:n], q_ret, q, rho)
@@ -129,7 +128,7 @@ class Sampled:
                 values=values[:n],
                 advantages=advantages,
                 rho=rho,
-                losses=losses,
+                losses=partial(acer_sampled_losses, *of_losses),
             )
 
     def _inputs(self, actions: Tensor) -> Tensor:

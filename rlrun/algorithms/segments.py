@@ -34,5 +34,6 @@ def by_step(batch: Rollout, values: Tensor) -> tuple[Tensor, Tensor]:
     """
     final_values = torch.zeros_like(batch.rewards)
     steps = batch.reset.numel()
-    final_values[batch.final_index[:, 0], batch.final_index[:, 1]] = values[steps:]
+    if len(batch.final_index):
+        final_values[batch.final_index[:, 0], batch.final_index[:, 1]] = values[steps:]
     return values[:steps].view(batch.reset.shape), final_values

@@ -17,7 +17,26 @@ from gymnasium.vector import VectorEnv as Batch
 from rlrun.envs.registry import missing_package
 from rlrun.envs.vector import Array, Mask, Played, VectorEnv
 from rlrun.schema import UserError
-from rlrun.spaces import acting, pack, refuse_unknown
+from rlrun.spaces import acting, is_composite, pack, refuse_unknown
+
+
+class _InTurn(SyncVectorEnv):
+    """Environments stepped one after the other, and reset by whoever steps them.
+
+    It does at a step what `SyncVectorEnv` does, but for collecting what nobody reads: that takes
+    as long as one environment of classic control.
+    """
+
+    def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """Without infos."""
+        if is_composite(self.single_observation_space):
+            return super().step(actions)
+        rewards, terminated, truncated = self._rewards, self._terminations, self._truncations
+        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            obs, rewards[i], terminated[i], truncated[i], _ = env.step(action)
+            self._observations[i] = self._env_obs[i] = obs
+        # Copies, for a reset writes into them.
+        return self._observations, rewards.copy(), terminated.copy(), truncated.copy(), {}
 
 
 def make_batch(spec: EnvSpec, n_envs: int, kwargs: Mapping[str, Any]) -> Batch[Any, Any, Any]:
@@ -31,7 +50,7 @@ def make_batch(spec: EnvSpec, n_envs: int, kwargs: Mapping[str, Any]) -> Batch[A
         return gymnasium.make(spec, disable_env_checker=True, **kwargs)
 
     try:
-        return SyncVectorEnv([make] * n_envs, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+        return _InTurn([make] * n_envs, copy=False, autoreset_mode=AutoresetMode.DISABLED)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise missing_package(spec, error) from error
     except TypeError as error:

@@ -4,6 +4,7 @@ Time comes first: `[T, B]` are `T` steps in `B` environments. Values have one ro
 `[T + 1, B]`, the last being that of the observation after the segment.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,22 +46,13 @@ def retrace(
     Returns:
         `[T, B]`.
     """
-    ended = terminated | truncated
     bootstrap = torch.where(truncated & ~terminated, final_values, 0.0)
     trace = rho.clamp(max=1.0)
-    # Both lines of the recursion are affine in what comes from the next step. With their
-    # constant parts taken out of the loop, a step costs two kernels.
-    reward = (rewards + gamma * bootstrap).unbind()
-    discount = (gamma * (~ended).to(rewards.dtype)).unbind()
-    value = (values[:-1] - trace * q).unbind()
-    traces = trace.unbind()
-
-    q_ret = [values[-1]] * len(reward)
-    carry = values[-1]
-    for t in reversed(range(len(reward))):
-        q_ret[t] = torch.addcmul(reward[t], discount[t], carry)
-        carry = torch.addcmul(value[t], traces[t], q_ret[t])
-    return torch.stack(q_ret)
+    reward = rewards + gamma * bootstrap
+    discount = gamma * (~(terminated | truncated)).to(rewards.dtype)
+    # With the first line put into the second, the carries alone depend on each other.
+    carries = _following(values[:-1] + trace * (reward - q), trace * discount, values[-1])
+    return torch.addcmul(reward, discount, carries)
 
 
 def v_target(values: Tensor, q_ret: Tensor, q: Tensor, rho: Tensor) -> Tensor:
@@ -115,9 +107,43 @@ def gae(
         `[T, B]`.
     """
     following = torch.where(truncated, final_values, values[1:]).masked_fill(terminated, 0.0)
-    deltas = (rewards + gamma * following - values[:-1]).unbind()
-    decays = (gamma * lambda_ * (~(terminated | truncated)).to(rewards.dtype)).unbind()
-    advantages = list(deltas)
-    for t in reversed(range(len(advantages) - 1)):
-        advantages[t] = torch.addcmul(deltas[t], decays[t], advantages[t + 1])
-    return torch.stack(advantages)
+    deltas = rewards + gamma * following - values[:-1]
+    decays = gamma * lambda_ * (~(terminated | truncated)).to(rewards.dtype)
+    advantages = _following(deltas, decays, torch.zeros_like(deltas[0]))
+    return torch.addcmul(deltas, decays, advantages)
+
+
+def _following(constants: Tensor, factors: Tensor, last: Tensor) -> Tensor:
+    """`x[t + 1]` for all `t`, where `x[t] = constants[t] + factors[t] * x[t + 1]`.
+
+    Args:
+        constants: `[T, B]`.
+        factors: `[T, B]`.
+        last: `x[T]`, `[B]`.
+
+    Returns:
+        `[T, B]`.
+    """
+    solve = _following_by_numpy if constants.is_cpu else _following_by_torch
+    return solve(constants.detach(), factors.detach(), last.detach())
+
+
+def _following_by_numpy(constants: Tensor, factors: Tensor, last: Tensor) -> Tensor:
+    """On the CPU, where rows as short as these take PyTorch twice the time."""
+    following = torch.empty_like(constants)
+    following[-1] = last
+    rows = following.numpy()[::-1]
+    steps = zip(constants.numpy()[::-1], factors.numpy()[::-1], rows, rows[1:], strict=False)
+    for constant, factor, after, now in steps:  # there is no row before the first
+        np.multiply(factor, after, out=now)
+        now += constant
+    return following
+
+
+def _following_by_torch(constants: Tensor, factors: Tensor, last: Tensor) -> Tensor:
+    """Anywhere; on a GPU it waits for nothing."""
+    a, b = constants.unbind(), factors.unbind()
+    rows = [last] * len(a)
+    for t in range(len(rows) - 1, 0, -1):
+        rows[t - 1] = torch.addcmul(a[t], b[t], rows[t])
+    return torch.stack(rows)

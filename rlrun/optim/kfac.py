@@ -29,6 +29,7 @@ from rlrun.optim.capture import Call, Use, joined, recording
 from rlrun.optim.decompose import precondition, spectrum
 from rlrun.optim.diagonal import Diagonal, diagonals_of
 from rlrun.optim.errors import require_finite
+from rlrun.optim.flat import flat
 
 
 class KFAC:
@@ -183,17 +184,19 @@ class KFAC:
         One look at the device for all of them.
         """
         uses: dict[nn.Module, list[Use]] = {}
-        norms: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}
         for name, layer in self.model.named_modules():
             if layer not in calls:
                 continue
             if not calls[layer] or any(call.scores is None for call in calls[layer]):
                 raise ValueError(f"capture: no scores came back to the layer {name}")
             uses[layer] = joined(calls[layer], rows)
-            # Sums of squares, for the statistics are finite if and only if they are.
-            norms[f"{name} inputs"] = nn.utils.get_total_norm([x for x, _ in uses[layer]])
-            norms[f"{name} scores"] = nn.utils.get_total_norm([g for _, g in uses[layer]])
-        require_finite(norms)
+            for i, use in enumerate(uses[layer]):
+                number = f" {i}" if i else ""
+                seen[f"{name} inputs{number}"], seen[f"{name} scores{number}"] = use
+        # Sums of squares, for the statistics are finite if and only if they are.
+        norms = torch._foreach_norm(list(seen.values()))
+        require_finite(dict(zip(seen, norms, strict=True)))
         return uses
 
     @torch.no_grad()
@@ -237,8 +240,9 @@ class KFAC:
             gradient = block.matrix([gradients[p] for p in block.parameters])
             step = precondition(gradient, bases[name], self.damping)
             steps |= zip(block.parameters, block.split(step), strict=True)
+        moves = {name: flat(steps[p] for p in group) for name, group in self.groups.items()}
         dots = {
-            name: torch.stack([torch.sum(steps[p] * gradients[p]) for p in group]).sum()
+            name: moves[name] @ flat(gradients[p] for p in group)
             for name, group in self.groups.items()
         }
         if isinstance(self.kl_clip, Mapping):
@@ -246,7 +250,7 @@ class KFAC:
         else:
             whole = torch.stack(list(dots.values())).sum()
             scales = dict.fromkeys(dots, kl_step_scale(whole, lr, self.kl_clip))
-        norm = nn.utils.get_total_norm(steps.values())
+        norm = nn.utils.get_total_norm(moves.values())
         require_finite({"natural gradient": norm, **{n: lr**2 * d for n, d in dots.items()}})
         for name, group in self.groups.items():
             torch._foreach_mul_([steps[p] for p in group], scales[name])

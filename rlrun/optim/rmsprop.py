@@ -1,10 +1,16 @@
 """RMSprop by the rule of TensorFlow 1, with which the published results were obtained."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rlrun.optim.errors import require_finite
+from rlrun.optim.flat import flat, parts
+
+EPSILON = 1e-6  # beside the norm that a bound is divided by, as in PyTorch
 
 
 class RMSprop:
@@ -14,30 +20,51 @@ class RMSprop:
     and epsilon stands inside the root. While gradients are small, PyTorch's first steps are
     longer by orders of magnitude.
 
-    Owns the mean squares. The learning rate is given at each step, for it is a pure function of
-    the training's progress.
+    Owns the mean squares, one vector for all parameters: small networks have many small ones, and
+    what is done to each of them alone costs a call each. The learning rate is given at each step,
+    for it is a pure function of the training's progress.
     """
 
     def __init__(self, parameters: Iterable[Tensor], alpha: float, epsilon: float) -> None:
         self.parameters = list(parameters)
         self.alpha = alpha
         self.epsilon = epsilon
-        self.mean_squares = [torch.ones_like(p) for p in self.parameters]
+        self.squares = torch.ones_like(flat(self.parameters), requires_grad=False)
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Move the parameters against their `.grad`, which every one of them must have."""
-        gradients: list[Tensor] = [p.grad for p in self.parameters]  # type: ignore[misc]
-        torch._foreach_mul_(self.mean_squares, self.alpha)
-        torch._foreach_addcmul_(self.mean_squares, gradients, gradients, 1.0 - self.alpha)
-        roots = torch._foreach_add(self.mean_squares, self.epsilon)
-        torch._foreach_sqrt_(roots)
-        torch._foreach_addcdiv_(self.parameters, gradients, roots, -learning_rate)
+    def step(self, learning_rate: float, max_grad_norm: float = math.inf) -> Tensor:
+        """Move the parameters against their `.grad`, which every one of them must have.
+
+        Args:
+            learning_rate: of this step.
+            max_grad_norm: bound on the joint norm of the gradients; longer ones are scaled down.
+
+        Returns:
+            The norm of the gradients as they were, a scalar.
+
+        Raises:
+            NonFiniteUpdate: it is not finite; nothing is changed.
+        """
+        gradient = flat(p.grad for p in self.parameters)
+        norm: Tensor = torch.linalg.vector_norm(gradient)
+        require_finite({"gradient": norm})
+        if max_grad_norm < math.inf:
+            gradient.mul_((max_grad_norm / (norm + EPSILON)).clamp_(max=1.0))
+        self.squares.mul_(self.alpha).addcmul_(gradient, gradient, value=1.0 - self.alpha)
+        gradient.div_((self.squares + self.epsilon).sqrt_())
+        steps = parts(gradient, self.parameters)
+        torch._foreach_add_(self.parameters, steps, alpha=-learning_rate)
+        return norm
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for p in self.parameters:
             p.grad = None
+
+    @property
+    def mean_squares(self) -> tuple[Tensor, ...]:
+        """By parameter, as parts of the one vector."""
+        return parts(self.squares, self.parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """The mean squares, in the order of the parameters."""

@@ -101,6 +101,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.policy = policy
+        self._first = [next(policy.parameters())]  # in a list it is no parameter of the actor's own
         self.distribution = distribution
         self.log_std: nn.Parameter | None = None
         self.n_statistics = outputs
@@ -115,7 +116,7 @@ class Actor(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.policy.parameters()).device
+        return self._first[0].device
 
     def statistics(self, latents: Tensor) -> Tensor:
         """Of the distribution of actions, `[..., L]` -> `[..., P]`."""
@@ -162,6 +163,9 @@ class Actor(nn.Module):
     @torch.no_grad()
     def encode(self, observations: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Latents `[B, L]` and next state `[B, S]` of one step; arguments as for `act`."""
+        return self._encode(observations, reset, state)
+
+    def _encode(self, observations: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         device = self.device
         segment = Segment.step(state.to(device), reset.to(device))
         return self.latents(self.policy.features(observations.to(device)), segment)
@@ -179,7 +183,7 @@ class Actor(nn.Module):
             rng: draws the actions; None for the most probable ones.
         """
         with self._recall.noting(observations) if self._recall else nullcontext():
-            latents, state = self.encode(observations, reset, state)
+            latents, state = self._encode(observations, reset, state)
             statistics = self.statistics(latents).cpu()
         if rng is None:
             actions = self.distribution.mode(statistics)

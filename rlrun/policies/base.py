@@ -14,6 +14,9 @@ class Head(NamedTuple):
     """Width of what it reads beside the latents, such as an action."""
 
 
+_NONE = torch.empty(0, 2, dtype=torch.int64)
+
+
 class Segment(NamedTuple):
     """How rows of observations follow each other: `T` steps of `B` environments, time first.
 
@@ -31,7 +34,7 @@ class Segment(NamedTuple):
     @staticmethod
     def step(state: Tensor, reset: Tensor) -> "Segment":
         """One step of `B` environments; `reset` is `[B]`."""
-        return Segment(state, reset.unsqueeze(0), torch.empty(0, 2, dtype=torch.int64))
+        return Segment(state, reset.unsqueeze(0), _NONE)
 
 
 @runtime_checkable

@@ -87,7 +87,7 @@ def segment(algorithm, seed=0, fresh=False):
 def gradients_of_update(algorithm, batch):
     """Gradients that reach the optimiser in one update, by parameter."""
     captured = []
-    algorithm.optimizer.step = lambda _: captured.extend(
+    algorithm.optimizer.step = lambda *_: captured.extend(
         p.grad.clone() for p in algorithm.parameters
     )
     algorithm.update(batch, 0.0, log=False)
@@ -188,10 +188,14 @@ def test_a_binding_trust_region_changes_the_policy_and_leaves_the_critic():
 def test_gradients_are_clipped_by_their_joint_norm(bound):
     free, bounded = make(max_grad_norm=None), make(max_grad_norm=bound)
     batch = segment(free)
-    before = torch.cat([g.flatten() for g in gradients_of_update(free, batch)])
-    after = torch.cat([g.flatten() for g in gradients_of_update(bounded, batch)])
+    gradients = []
+    for algorithm in (free, bounded):
+        algorithm.update(batch, 0.0, log=False)
+        squares = (algorithm.optimizer.squares - 0.99) / 0.01  # after the first step
+        gradients.append(squares.clamp(min=0.0).sqrt())
+    before, after = gradients
     scale = 1.0 if bound is None else min(1.0, bound / before.norm().item())
-    torch.testing.assert_close(after, before * scale, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(after, before * scale, rtol=1e-4, atol=1e-7)
 
 
 def test_gradient_norms_are_logged_per_loss():
@@ -218,8 +222,8 @@ def test_average_policy_follows_every_gradient_step():
     steps = []
     step = algorithm.optimizer.step
 
-    def spy(learning_rate):
-        step(learning_rate)
+    def spy(learning_rate, bound):
+        step(learning_rate, bound)
         steps.append(learning_rate)
         for mean, parameter in zip(expected, algorithm.parameters, strict=True):
             mean.mul_(0.9).add_(0.1 * parameter.detach())
@@ -249,7 +253,7 @@ def test_greedy_actions_are_the_most_probable_ones():
 def test_average_of_a_policy_that_stands_still():
     algorithm = make(alpha=0.99)
     start = [p.clone() for p in algorithm.average_parameters]
-    algorithm.optimizer.step = lambda _: None
+    algorithm.optimizer.step = lambda *_: None
     for seed in range(7):
         algorithm.update(segment(algorithm, seed), 0.0, log=False)
     for mean, first, theta in zip(

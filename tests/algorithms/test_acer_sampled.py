@@ -76,8 +76,7 @@ def make(space, seed=0, average_noise=0.3, **settings):
     algorithm = built(ACER, space, seed, **settings)
     for network in (algorithm.actor, algorithm.average):
         network.to(dtype)
-    mean_squares = algorithm.optimizer.mean_squares
-    algorithm.optimizer.mean_squares = [ms.to(dtype) for ms in mean_squares]
+    algorithm.optimizer.squares = algorithm.optimizer.squares.to(dtype)
     noise = torch.Generator().manual_seed(seed + 1)
     for p in algorithm.average_parameters:
         p.add_(average_noise * torch.randn(p.shape, generator=noise, dtype=dtype))
@@ -328,8 +327,8 @@ def test_estimates_by_plain_loops(space, options):
     torch.testing.assert_close(found.advantages, doubles(hand.returns) - v)
     torch.testing.assert_close(found.gradient, hand.projected(0.0, INF))
     terms = [hand.objective(i, phi) for i, phi in enumerate(hand.phi)]
-    torch.testing.assert_close(found.losses[0], -doubles(t for t, _ in terms))
-    torch.testing.assert_close(found.losses[1], -doubles(c for _, c in terms))
+    torch.testing.assert_close(found.losses()[0], -doubles(t for t, _ in terms))
+    torch.testing.assert_close(found.losses()[1], -doubles(c for _, c in terms))
 
     of_q, of_v = found.errors
     torch.testing.assert_close(of_q, q - q_ret)
@@ -342,7 +341,7 @@ def test_estimates_by_plain_loops(space, options):
     torch.testing.assert_close(found.outputs[0].detach(), q)
     torch.testing.assert_close(found.outputs[1].detach()[:n], v)
     assert [x.requires_grad for x in found.outputs] == [True, True]
-    others = *found[:1], *found.errors, *found[3:8], *found.losses
+    others = *found[:1], *found.errors, *found[3:8], *found.losses()
     assert not any(x.requires_grad for x in others)
 
 
@@ -401,7 +400,7 @@ def gradients_of_update(algorithm, batch, seed=3):
     """Gradients that reach the optimiser in one update, by name of the parameter."""
     algorithm.rng.manual_seed(seed)
     captured = []
-    algorithm.optimizer.step = lambda _: captured.extend(
+    algorithm.optimizer.step = lambda *_: captured.extend(
         p.grad.clone() for p in algorithm.parameters
     )
     algorithm.update(batch, 0.0, log=False)
@@ -514,7 +513,7 @@ def test_fresh_segments_have_ratio_one_and_no_correction(space):
     batch = segment(algorithm, fresh=True)
     found = estimates_of(algorithm, batch)
     torch.testing.assert_close(found.rho, torch.ones_like(found.rho))
-    assert not found.losses[1].any()
+    assert not found.losses()[1].any()
     metrics = algorithm.update(batch, 0.0, log=True)
     assert metrics["importance/truncated_share"] == 0.0
     assert metrics["loss/bias_correction"] == 0.0
@@ -584,9 +583,9 @@ def test_one_sampled_factor_is_the_discrete_space_in_expectation(c, q_opc):
         bound = 4.5 * noise + 1e-4 * (1.0 + expected.abs())
         assert ((mean - expected).abs() <= bound).all(), name
     assert (found.gradient.std(0) > 0.01).any() == (c < INF)
-    mean = found.losses[1].mean()
-    noise = 4.5 * found.losses[1].std() / copies**0.5
-    assert mean.item() == pytest.approx(exact.losses[1].item(), abs=noise.item() + 1e-4)
+    mean = found.losses()[1].mean()
+    noise = 4.5 * found.losses()[1].std() / copies**0.5
+    assert mean.item() == pytest.approx(exact.losses()[1].item(), abs=noise.item() + 1e-4)
 
 
 def twin_rollouts(space, n_statistics, logits, seed, envs=ENVS):

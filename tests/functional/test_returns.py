@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from rlrun.functional import returns
 from rlrun.functional.returns import retrace
 
 GAMMA = 0.9
@@ -171,3 +172,13 @@ def test_expectation_under_any_behaviour_is_the_value_of_the_target_policy():
             )
             expectation += weight * target[0, 0]
     torch.testing.assert_close(expectation, q[start, first])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_recursion_is_the_same_by_numpy_and_by_torch(steps):
+    g = torch.Generator().manual_seed(3)
+    constants, factors = torch.randn(2, steps, 5, generator=g, dtype=torch.float64)
+    given = constants, factors, torch.randn(5, generator=g, dtype=torch.float64)
+    torch.testing.assert_close(
+        returns._following_by_numpy(*given), returns._following_by_torch(*given)
+    )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from rlrun.optim.errors import NonFiniteUpdate
 from rlrun.optim.rmsprop import RMSprop
 
 
@@ -31,3 +32,36 @@ def test_state_carries_over():
     step(optimizer, straight)
     step(other, resumed)
     assert torch.equal(straight, resumed)
+
+
+@pytest.mark.parametrize("bound", [0.5, 5.0, float("inf")])
+def test_all_parameters_move_as_each_by_the_rule(bound):
+    g = torch.Generator().manual_seed(0)
+    shapes = [(3, 2), (3,), (2, 3, 2, 2), ()]
+    thetas = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
+    thetas[2] = thetas[2].contiguous(memory_format=torch.channels_last)
+    expected = [theta.clone() for theta in thetas]
+    mean_squares = [torch.ones_like(theta) for theta in thetas]
+    optimizer = RMSprop(thetas, alpha=0.9, epsilon=1e-5)
+    for _ in range(3):
+        for theta in thetas:
+            theta.grad = torch.randn(theta.shape, generator=g, dtype=torch.float64)
+        norm = sum(theta.grad.square().sum() for theta in thetas).sqrt()
+        scale = min(1.0, bound / (norm.item() + 1e-6))
+        for theta, square, kept in zip(expected, mean_squares, thetas, strict=True):
+            gradient = scale * kept.grad
+            square.copy_(0.9 * square + 0.1 * gradient.square())
+            theta -= 0.01 * gradient / (square + 1e-5).sqrt()
+        torch.testing.assert_close(optimizer.step(0.01, bound), norm)
+        torch.testing.assert_close(thetas, expected)
+        torch.testing.assert_close(list(optimizer.mean_squares), mean_squares)
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing():
+    theta = torch.ones(2)
+    optimizer = RMSprop([theta], 0.9, 1e-5)
+    theta.grad = torch.tensor([float("inf"), 1.0])
+    with pytest.raises(NonFiniteUpdate, match="gradient"):
+        optimizer.step(0.01)
+    assert torch.equal(theta, torch.ones(2))
+    assert torch.equal(optimizer.squares, torch.ones(2))
