@@ -16,6 +16,7 @@ from rlrun.functional.distributions import (
 )
 from rlrun.policies.base import Policy, Segment
 from rlrun.schema import UserError
+from rlrun.transfer import sent
 
 
 class Acted(NamedTuple):
@@ -119,8 +120,8 @@ class Actor(nn.Module):
     def encode(self, observations: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Latents `[B, L]` and next state `[B, S]` of one step; arguments as for `act`."""
         device = self.device
-        segment = Segment.step(state.to(device), reset.to(device))
-        return self.policy.encode(self.policy.features(observations.to(device)), segment)
+        segment = Segment.step(sent(state, device), sent(reset, device))
+        return self.policy.encode(self.policy.features(sent(observations, device)), segment)
 
     @torch.no_grad()
     def act(
