@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
+
 
 def pinned(device: torch.device) -> bool:
     """Is it a GPU that can read memory of the host by itself, where that is pinned?"""

@@ -22,7 +22,7 @@ from rlrun.algorithms.acer_estimates import Estimator
 from rlrun.algorithms.acer_exact import Exact, can_visit_all
 from rlrun.algorithms.acer_health import fetched, health, pull_norm, replay_health
 from rlrun.algorithms.acer_sampled import Sampled
-from rlrun.data.replay import ReplayMemory
+from rlrun.data.replay import Place, ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
 from rlrun.envs import Interface
@@ -61,6 +61,7 @@ class ACER:
         rprop_alpha: decay of RMSprop's mean squares.
         rprop_epsilon: epsilon of RMSprop, inside the root.
         buffer_size: capacity of the memory in steps *per environment*.
+        replay_device: where its frames lie, see `ReplayMemory`; it changes no result.
         replay_ratio: mean number of replayed segments per fresh one (r); 0 for none.
         replay_start: steps per environment in the memory before replay begins.
         correction_term: level at which importance weights are truncated (c).
@@ -96,6 +97,7 @@ class ACER:
         rprop_alpha: Fraction = 0.99,
         rprop_epsilon: PositiveFloat = 1e-5,
         buffer_size: PositiveInt = 5000,
+        replay_device: Place = "auto",
         replay_ratio: Annotated[float, Range(0, 100)] = 4.0,
         replay_start: NonNegativeInt = 1000,
         correction_term: PositiveFloat = 10.0,
@@ -133,6 +135,7 @@ class ACER:
         self.average_parameters: list[Tensor] = [average for _, average in trained]
         self.optimizer = RMSprop(self.parameters, rprop_alpha, rprop_epsilon)
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
+        self.replay_device = replay_device
         self.slots = buffer_size // n_steps if replay_ratio > 0 else 0
         self.replay_start = replay_start // n_steps  # in segments
         self.rng = rng
@@ -189,6 +192,8 @@ class ACER:
                 observations=envs.observation_space,
                 actions=envs.action_space,
                 frame_stack=envs.frame_stack,
+                device=self.device,
+                place=self.replay_device,
             )
         if self.reward_scale is not None:
             self.reward_scale.begin(envs.n_envs)

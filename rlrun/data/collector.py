@@ -10,9 +10,7 @@ from torch import Tensor
 from rlrun.data.rollout import Rollout
 from rlrun.envs import ReplayMismatch, Step, VectorEnv
 from rlrun.spaces import action_tensor, observation_tensor
-from rlrun.transfer import pinned, sent
-
-CPU = torch.device("cpu")
+from rlrun.transfer import CPU, pinned, sent
 
 Act = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
 """From observations `[B, ...]`, resets `[B]` and recurrent state `[B, S]` to actions, the
