@@ -52,17 +52,20 @@ def patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
 
 
 def eigenbasis(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of a symmetric matrix that should have no negative ones.
+    """Eigenvalues and eigenvectors of symmetric matrices that should have no negative ones.
+
+    Args:
+        factor: `[..., d, d]`.
 
     Returns:
-        Values `[d]` ascending, the negative ones (by rounding) set to 0; vectors `[d, d]` in
-        columns; the number of negative ones, an int64 scalar.
+        Values `[..., d]` ascending, the negative ones (by rounding) set to 0; vectors
+        `[..., d, d]` in columns; the number of negative ones, `[...]` int64.
 
     Raises:
         torch.linalg.LinAlgError: the decomposition did not converge.
     """
     values, vectors = torch.linalg.eigh(factor)
-    return values.clamp(min=0.0), vectors, (values < 0).sum()
+    return values.clamp(min=0.0), vectors, (values < 0).sum(-1)
 
 
 def precondition_exact(
@@ -107,13 +110,17 @@ def factored_damping(a: Tensor, g: Tensor, damping: float) -> tuple[Tensor, Tens
 
 
 def damped_inverse(factor: Tensor, damping: Tensor) -> Tensor:
-    """`(factor + damping I)^-1` by Cholesky, `[d, d]`.
+    """`(factor + damping I)^-1` by Cholesky, `[..., d, d]`.
+
+    Args:
+        factor: `[..., d, d]`.
+        damping: `[...]`.
 
     Raises:
         torch.linalg.LinAlgError: the damped factor is not positive definite.
     """
     damped = factor.clone()
-    damped.diagonal().add_(damping)
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
     return torch.cholesky_inverse(torch.linalg.cholesky(damped))
 
 

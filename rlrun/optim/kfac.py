@@ -279,7 +279,7 @@ class KFAC:
             found["basis/age"] = self.steps - 1 - self.cold_iter - current.step
             found["basis/seconds"] = current.seconds
         found["basis/fallbacks"] = self.bases.fallbacks
-        found["basis/negatives"] = self.bases.negatives
+        found["basis/negatives"] = int(self.bases.negatives)
         return found
 
     def state_dict(self) -> dict[str, Any]:
