@@ -88,7 +88,8 @@ def make_collector(
 ) -> Collector:
     """What acts in the environments, by draws of `rng`."""
     sizes = algorithm.n_steps, algorithm.n_statistics, algorithm.state_size
-    return Collector(envs, *sizes, config["env"]["clip_rewards"], rng)
+    clip_rewards, device = config["env"]["clip_rewards"], algorithm.actor.device
+    return Collector(envs, *sizes, clip_rewards, rng, device)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ MAY_CHANGE = (
 
 _MAY_BE_EMPTY = ("logger", "callback")
 _INERT = ("seed", *_MAY_BE_EMPTY, "checkpoint", "eval", "run", "log_interval")
+_INERT_IN_ALGO = ("replay_device",)
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 Given = Mapping[str, Callable[..., Any]]
 """Classes and functions of a program, by the key of the node in whose place they are taken."""
@@ -203,6 +204,7 @@ def instantiate(
 def digest(config: Mapping[str, Any]) -> str:
     """Eight hex digits of what decides the result of a run, its seed aside."""
     kept = {key: value for key, value in config.items() if key not in _INERT}
+    kept["algo"] = {k: value for k, value in config["algo"].items() if k not in _INERT_IN_ALGO}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -16,8 +16,9 @@ PACKAGE = ROOT / "rlrun"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may import of rlrun, besides itself. Parts that stand side by side see nothing
-# of each other; `schema`, `annotations`, `spaces` and `space_codec` are known to all. At the top
-# stand the two ways in, the command line and `api`, which see nothing of each other either.
+# of each other; `schema`, `annotations`, `spaces`, `space_codec` and `transfer` are known to all.
+# At the top stand the two ways in, the command line and `api`, which see nothing of each other
+# either.
 BELOW = {
     "functional": set(),
     "policies": {"functional"},
@@ -28,7 +29,7 @@ BELOW = {
     "run": {"functional", "policies", "envs", "data", "algorithms"},
 }
 BELOW["api"] = {*BELOW, "build", "config", "evaluation", "stored"}
-KNOWN_TO_ALL = {"schema", "annotations", "spaces", "space_codec", "__version__"}
+KNOWN_TO_ALL = {"schema", "annotations", "spaces", "space_codec", "transfer", "__version__"}
 MAY_IMPORT = {
     "hydra": {"cli.py", "config.py", "env_source.py"},
     "omegaconf": {"cli.py", "config.py", "env_source.py"},

@@ -191,6 +191,7 @@ def test_digest_is_that_of_what_decides_the_result() -> None:
         "eval.episodes=3",
         "run.dir=elsewhere",
         "log_interval=1",
+        "algo.replay_device=cpu",
     )
     assert config.digest(node) == config.digest(same)
     for word in ("algo.gamma=0.98", "env.n_envs=3", "total_timesteps=5", "threads=1"):

@@ -15,6 +15,7 @@ from rlrun.data.rollout import Rollout
 from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.optim.rmsprop import RMSprop
+from rlrun.policies.actor import Acted
 from rlrun.policies.actor_critic import ActorCritic
 from rlrun.policies.base import Head, Policy
 from rlrun.schema import Fraction, LogDeviation, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -69,7 +70,6 @@ class A2C:
         self.parameters: list[Tensor] = [p for p in self.actor.parameters() if p.requires_grad]
         self.optimizer = RMSprop(self.parameters, alpha, epsilon)
         self.device = self.parameters[0].device
-        self.act = self.actor.act
         self.state_size = policy.state_size
         self.n_statistics = self.actor.n_statistics
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
@@ -97,6 +97,18 @@ class A2C:
         """Run the network by `torch.compile`, in this mode of it."""
         self.actor.compile_encoder(mode)
 
+    def act(
+        self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
+    ) -> Acted:
+        """One step of `B` environments, as `Actor.act`."""
+        acted = self.actor.act(observations, reset, state, rng)
+        self.settle()
+        return acted
+
+    def settle(self) -> None:
+        """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
+        self.optimizer.require_finite.settle()
+
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """One gradient step from the fresh segment."""
         batch = rollout.to(self.device)
@@ -114,11 +126,13 @@ class A2C:
         self.actor.policy.observe(batch.observations[1:].flatten(0, 1))
         if not log:
             return {}
+        self.settle()
         metrics = {"optim/learning_rate": learning_rate, "optim/grad_norm": grad_norm.item()}
         return advantage.health(self.actor, terms, loss) | metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimiser and the scale of the rewards."""
+        self.settle()
         return {
             "actor": self.actor.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -127,6 +141,7 @@ class A2C:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        self.optimizer.require_finite.forget()
         self.actor.load_state_dict(state["actor"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.reward_scale is not None and state["reward_scale"] is not None:

@@ -9,7 +9,6 @@ all actions, or by sampling them.
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,21 +16,21 @@ from typing import Annotated, Any
 
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlrun.algorithms import segments
 from rlrun.algorithms.acer_estimates import Estimator
-from rlrun.algorithms.acer_exact import Exact
-from rlrun.algorithms.acer_health import health, replay_health
+from rlrun.algorithms.acer_exact import Exact, can_visit_all
+from rlrun.algorithms.acer_health import fetched, health, pull_norm, replay_health
 from rlrun.algorithms.acer_sampled import Sampled
-from rlrun.data.replay import ReplayMemory
+from rlrun.data.replay import Place, ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
 from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.functional.trust_region import project_gradient, projection_size
 from rlrun.optim.rmsprop import RMSprop
-from rlrun.policies.actor import Acted, Actor, factors
+from rlrun.policies.actor import Acted, Actor
 from rlrun.policies.base import Head, Policy
 from rlrun.schema import (
     Fraction,
@@ -62,6 +61,7 @@ class ACER:
         rprop_alpha: decay of RMSprop's mean squares.
         rprop_epsilon: epsilon of RMSprop, inside the root.
         buffer_size: capacity of the memory in steps *per environment*.
+        replay_device: where its frames lie, see `ReplayMemory`; it changes no result.
         replay_ratio: mean number of replayed segments per fresh one (r); 0 for none.
         replay_start: steps per environment in the memory before replay begins.
         correction_term: level at which importance weights are truncated (c).
@@ -97,6 +97,7 @@ class ACER:
         rprop_alpha: Fraction = 0.99,
         rprop_epsilon: PositiveFloat = 1e-5,
         buffer_size: PositiveInt = 5000,
+        replay_device: Place = "auto",
         replay_ratio: Annotated[float, Range(0, 100)] = 4.0,
         replay_start: NonNegativeInt = 1000,
         correction_term: PositiveFloat = 10.0,
@@ -119,7 +120,7 @@ class ACER:
         space = envs.action_space
         self.estimator: Estimator = (
             Exact(space, gamma, correction_term)
-            if _can_visit_all(space, joint_actions)
+            if can_visit_all(space, joint_actions)
             else Sampled(space, gamma, correction_term, sdn_samples, sdn, q_opc, trace_root)
         )
         distribution, outputs = self.estimator.distribution, self.estimator.outputs
@@ -134,6 +135,7 @@ class ACER:
         self.average_parameters: list[Tensor] = [average for _, average in trained]
         self.optimizer = RMSprop(self.parameters, rprop_alpha, rprop_epsilon)
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
+        self.replay_device = replay_device
         self.slots = buffer_size // n_steps if replay_ratio > 0 else 0
         self.replay_start = replay_start // n_steps  # in segments
         self.rng = rng
@@ -173,7 +175,7 @@ class ACER:
     @staticmethod
     def heads(action_space: spaces.Space[Any], values: Mapping[str, Any]) -> dict[str, Head]:
         """A policy, and what the critic needs for these actions."""
-        exact = _can_visit_all(action_space, values["joint_actions"])
+        exact = can_visit_all(action_space, values["joint_actions"])
         return (Exact if exact else Sampled).heads(action_space)
 
     def attach(self, envs: Interface) -> None:
@@ -189,6 +191,8 @@ class ACER:
                 observations=envs.observation_space,
                 actions=envs.action_space,
                 frame_stack=envs.frame_stack,
+                device=self.device,
+                place=self.replay_device,
             )
         if self.reward_scale is not None:
             self.reward_scale.begin(envs.n_envs)
@@ -211,40 +215,46 @@ class ACER:
         if self.state_size:
             _, average = self.average.encode(observations, reset, average)
             acted = acted._replace(state=torch.cat([acted.state, average.cpu()], -1))
+        self.settle()
         return acted
+
+    def settle(self) -> None:
+        """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
+        self.optimizer.require_finite.settle()
 
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """One update from the fresh segment, then a Poisson number of replayed ones."""
         if self.reward_scale is not None:
             self.reward_scale.observe(rollout)
         learning_rate = self.learning_rate * self.lr_schedule(progress)
-        metrics = self._learn(rollout, learning_rate, log, fresh=True)
-        metrics["optim/learning_rate"] = learning_rate
-        replayed: list[dict[str, float]] = []
+        fresh = rollout.to(self.device)
+        learnt, ages = [self._learn(fresh, learning_rate, log, fresh=True)], []
         if self.memory is not None:
             self.memory.push(rollout)
             if len(self.memory) >= self.replay_start:
                 mean = torch.tensor(float(self.replay_ratio))
                 for _ in range(int(torch.poisson(mean, generator=self.rng))):
-                    batch, ages = self.memory.sample(self.rng)
-                    stats = self._learn(batch, learning_rate, log)
-                    replayed.append(stats | {"replay/age": ages.float().mean().item()})
-        self.actor.policy.observe(rollout.observations[1:].flatten(0, 1))
+                    batch, age = self.memory.sample(self.rng)
+                    learnt.append(self._learn(batch.to(self.device), learning_rate, log))
+                    ages.append(age.float().mean().item())
+        self.actor.policy.observe(fresh.observations[1:].flatten(0, 1))
         if not log:
             return {}
+        metrics, *replayed = fetched(learnt)
+        self.settle()
+        metrics["optim/learning_rate"] = learning_rate
         if self.memory is not None:
             metrics["replay/updates"] = len(replayed)
             metrics["replay/slots"] = len(self.memory)
-        return metrics | replay_health(replayed)
+        return metrics | replay_health(replayed, ages)
 
     def _learn(
         self, batch: Rollout, learning_rate: float, log: bool, fresh: bool = False
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """One gradient step on a segment per environment, fresh or replayed.
 
         On fresh ones two more backward passes tell how much each of the losses pulls, for the log.
         """
-        batch = batch.to(self.device)
         if self.reward_scale is not None:
             batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
         n = batch.rewards.numel()
@@ -269,24 +279,24 @@ class ACER:
             pulls = [-z / n, *(self.q_coef / n * error for error in estimates.errors)]
         outputs = [f, *estimates.outputs]
 
-        stats: dict[str, float] = {}
+        stats: dict[str, Tensor] = {}
         if log:
             adjustment = projection_size(g, k, self.delta) * float(self.trust_region)
             entropy, kl = distribution.entropy(f), distribution.kl(average, f)
             of = estimates, entropy, kl, adjustment, g, k, z
             stats = health(*of, self.correction_term, self.q_coef, self.ent_coef)
             if self.actor.log_std is not None:
-                stats["policy/std"] = self.actor.log_std.exp().mean().item()
+                stats["policy/std"] = self.actor.log_std.detach().exp().mean()
         if log and fresh:
-            stats["optim/grad_norm_policy"] = self._grad_norm(outputs[:1], pulls[:1])
-            stats["optim/grad_norm_q"] = self._grad_norm(outputs[1:], pulls[1:])
+            stats["optim/grad_norm_policy"] = pull_norm(self.parameters, outputs[:1], pulls[:1])
+            stats["optim/grad_norm_q"] = pull_norm(self.parameters, outputs[1:], pulls[1:])
 
         self.optimizer.zero_grad()
         torch.autograd.backward(outputs, pulls)
         grad_norm = self.optimizer.step(learning_rate, self.max_grad_norm)
         torch._foreach_lerp_(self.average_parameters, self.parameters, 1.0 - self.alpha)
         if log:
-            stats["optim/grad_norm"] = grad_norm.item()
+            stats["optim/grad_norm"] = grad_norm
         return stats
 
     def follow(self) -> None:
@@ -298,15 +308,9 @@ class ACER:
         half = self.state_size // 2
         return state[:, :half], state[:, half:]
 
-    def _grad_norm(self, outputs: list[Tensor], pulls: list[Tensor]) -> float:
-        """Norm over all parameters of what flows back from some of the outputs."""
-        gradients = torch.autograd.grad(
-            outputs, self.parameters, pulls, retain_graph=True, allow_unused=True
-        )
-        return nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
-
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser, scale of rewards, generator, and the memory without its entries."""
+        self.settle()
         return {
             "actor": self.actor.state_dict(),
             "average": self.average.state_dict(),
@@ -318,6 +322,7 @@ class ACER:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave; without its memory, where that was left out."""
+        self.optimizer.require_finite.forget()
         self.actor.load_state_dict(state["actor"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -326,9 +331,3 @@ class ACER:
         if self.memory is not None and state["memory"] is not None:
             self.memory.load_state_dict(state["memory"])
         self.rng.set_state(state["rng"])
-
-
-def _can_visit_all(space: spaces.Space[Any], joint_actions: int) -> bool:
-    """Is it Discrete, or a product of factors with at most so many combinations?"""
-    sizes = factors(space)
-    return isinstance(space, spaces.Discrete) or 0 < math.prod(sizes or (0,)) <= joint_actions

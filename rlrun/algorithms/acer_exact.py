@@ -20,6 +20,12 @@ from rlrun.policies.actor import factors
 from rlrun.policies.base import Head, Policy
 
 
+def can_visit_all(space: spaces.Space[Any], joint_actions: int) -> bool:
+    """Is it Discrete, or a product of factors with at most so many combinations?"""
+    sizes = factors(space)
+    return isinstance(space, spaces.Discrete) or 0 < math.prod(sizes or (0,)) <= joint_actions
+
+
 class Exact:
     """Expectations over all actions, of a Discrete space or of a small product of factors.
 

@@ -1,7 +1,7 @@
 """What ACER tells of itself: its losses and the health of its trust region and its replay."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlrun.algorithms.acer_estimates import Estimates
 
@@ -18,8 +18,8 @@ def health(
     c: float,
     q_coef: float,
     ent_coef: float,
-) -> dict[str, float]:
-    """Metrics of one batch, means over its `N` states.
+) -> dict[str, Tensor]:
+    """Metrics of one batch, means over its `N` states; scalars.
 
     Args:
         estimates: of the batch.
@@ -39,7 +39,7 @@ def health(
     q_loss = 0.5 * q_error.square().mean()
     critic_loss = torch.stack([0.5 * e.square().sum() / len(q_error) for e in estimates.errors])
     unexplained = q_error.var(correction=0) / estimates.q_ret.var(correction=0)
-    metrics = {
+    return {
         "loss/total": policy_loss + q_coef * critic_loss.sum() - ent_coef * entropy.mean(),
         "loss/policy": policy_loss,
         "loss/truncated": truncated_loss,
@@ -59,22 +59,35 @@ def health(
         "trust_region/norm_g": g.norm(dim=-1).mean(),
         "trust_region/norm_z": z.norm(dim=-1).mean(),
     }
-    return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
 
 
-def replay_health(replayed: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the replayed batches of what is trivial on fresh ones."""
+def pull_norm(parameters: list[Tensor], outputs: list[Tensor], pulls: list[Tensor]) -> Tensor:
+    """Norm over all parameters of what flows back from some of the outputs."""
+    gradients = torch.autograd.grad(
+        outputs, parameters, pulls, retain_graph=True, allow_unused=True
+    )
+    return nn.utils.get_total_norm([g for g in gradients if g is not None])
+
+
+def fetched(batches: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """The metrics of all batches as numbers; their device is waited for once."""
+    scalars = [scalar for batch in batches for scalar in batch.values()]
+    numbers = iter(torch.stack(scalars).tolist())
+    return [{name: next(numbers) for name in batch} for batch in batches]
+
+
+def replay_health(replayed: list[dict[str, float]], ages: list[float]) -> dict[str, float]:
+    """Means over the replayed batches of what is trivial on fresh ones, and of their ages."""
     if not replayed:
         return {}
     sources = {
-        "replay/age": "replay/age",
         "replay/importance_mean": "importance/mean",
         "replay/truncated_share": "importance/truncated_share",
         "replay/active_share": "trust_region/active_share",
         "replay/kl": "trust_region/kl",
         "replay/q_loss": "loss/q",
     }
-    return {
+    return {"replay/age": sum(ages) / len(ages)} | {
         name: sum(metrics[source] for metrics in replayed) / len(replayed)
         for name, source in sources.items()
     }

@@ -80,7 +80,7 @@ class Sampled:
         values = v.detach()
         actions, behaviour = batch.actions.flatten(0, 1), batch.behaviour.flatten(0, 1)
         many = f.expand(self.draws, *f.shape)
-        drawn = distribution.sample(many.cpu(), rng).to(f.device)
+        drawn = distribution.sample(many, rng)
 
         inputs = self._inputs(torch.cat([actions.unsqueeze(0), drawn]))
         states = latents[:n].expand(len(inputs), *latents[:n].shape)
@@ -139,5 +139,6 @@ class Sampled:
         if isinstance(self.distribution, Factored):
             return self.distribution.one_hots(actions)
         assert self.bounds is not None
-        low, high = (bound.to(actions.device) for bound in self.bounds)
+        low, high = self.bounds
+        self.bounds = low, high = low.to(actions.device), high.to(actions.device)
         return actions.clamp(low, high)

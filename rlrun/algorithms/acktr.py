@@ -22,6 +22,7 @@ from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.functional.distributions.gaussian import FISHER_LOG_STD
 from rlrun.optim.kfac import KFAC
+from rlrun.policies.actor import Acted
 from rlrun.policies.actor_critic import ActorCritic
 from rlrun.policies.base import Head, Policy, Segment
 from rlrun.schema import (
@@ -33,6 +34,7 @@ from rlrun.schema import (
     PositiveInt,
     UserError,
 )
+from rlrun.transfer import sent
 
 WIDEST = 16384  # inputs of a layer: its factor takes a gigabyte, and hours to decompose
 
@@ -149,7 +151,6 @@ class ACKTR:
                 f"LayerNorm layers alone, or algo=a2c"
             ) from error
         self.rng = rng
-        self.act = self.actor.act
         self.state_size = policy.state_size
         self.n_statistics = self.actor.n_statistics
         self.reward_scale = RewardScale(gamma, envs.n_envs) if normalize_rewards else None
@@ -191,6 +192,18 @@ class ACKTR:
             f"not show. Use compile=none, or algo=acer or algo=a2c"
         )
 
+    def act(
+        self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
+    ) -> Acted:
+        """One step of `B` environments, as `Actor.act`."""
+        acted = self.actor.act(observations, reset, state, rng)
+        self.settle()
+        return acted
+
+    def settle(self) -> None:
+        """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
+        self.optimizer.require_finite.settle()
+
     def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
         """Statistics from the scores of the segment, then one natural-gradient step."""
         batch = rollout.to(self.device)
@@ -213,6 +226,7 @@ class ACKTR:
             metrics = advantage.health(self.actor, terms, loss)
             metrics["optim/learning_rate"] = learning_rate
             metrics |= self._trust_region(*segments.acted_in(batch), terms)
+            self.settle()
         self.actor.policy.observe(batch.observations[1:].flatten(0, 1))
         return metrics
 
@@ -223,7 +237,7 @@ class ACKTR:
         That of the value is the derivative of `coef (V - v)^2` with `v` drawn around `V`. The
         scores are summed and not averaged, and no advantage weighs them.
         """
-        noise = torch.randn(values.shape, generator=self.rng).to(values)
+        noise = sent(torch.randn(values.shape, generator=self.rng), self.device).to(values)
         return [
             self.actor.distribution.score(statistics, actions),
             2.0 * self.vf_fisher_coef * noise,

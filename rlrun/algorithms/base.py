@@ -47,7 +47,14 @@ class Algorithm(Protocol):
     def act(
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
     ) -> Acted:
-        """One step of `B` environments; with `rng` None by the most probable actions."""
+        """One step of `B` environments; with `rng` None by the most probable actions.
+
+        Raises:
+            NonFiniteUpdate: the last update broke the weights, as it can on a GPU.
+        """
+
+    def settle(self) -> None:
+        """Raise `NonFiniteUpdate` if an update broke the weights and nobody has looked yet."""
 
     def update(self, rollout: Rollout, progress: float, log: bool) -> Mapping[str, float]:
         """Learn from a fresh segment; `progress` in [0, 1] is the share of the training done.
@@ -55,7 +62,8 @@ class Algorithm(Protocol):
         Returns the metrics if `log`, else an empty mapping; asking for them changes nothing.
 
         Raises:
-            NonFiniteUpdate: before the weights change.
+            NonFiniteUpdate: before the weights change. On a GPU, where looking would take a wait,
+                the next `act`, `settle` or `state_dict` raises it, after they changed.
         """
 
     def state_dict(self) -> dict[str, Any]:

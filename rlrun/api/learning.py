@@ -125,6 +125,7 @@ def train(training: Training, total: int, log_interval: int, watch: Watch, repor
             return
         if metrics := training.learn(rollout, total, log_interval):
             report.show(training.step, metrics)
+    training.algorithm.settle()
 
 
 def _number(folder: Path, name: str) -> int:

@@ -152,7 +152,8 @@ class Model(Situated):
 
         Raises:
             ValueError: there is no environment, or no step to take.
-            NonFiniteUpdate: the algorithm broke down; the weights are those before the update.
+            NonFiniteUpdate: the algorithm broke down; the weights are those before the update. On a
+                GPU they may be broken: they are saved no more then.
         """
         self._require_idle("learn")
         training, looking_on = self._ready(), as_callback(callback)

@@ -10,6 +10,7 @@ from torch import Tensor
 from rlrun.data.rollout import Rollout
 from rlrun.envs import ReplayMismatch, Step, VectorEnv
 from rlrun.spaces import action_tensor, observation_tensor
+from rlrun.transfer import CPU, pinned, sent
 
 Act = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
 """From observations `[B, ...]`, resets `[B]` and recurrent state `[B, S]` to actions, the
@@ -35,6 +36,8 @@ class Collector:
         state_size: size `S` of the recurrent state of one environment.
         clip_rewards: learn from the sign of the rewards; the episodes' returns stay raw.
         rng: draws the actions.
+        device: where the policy acts. To a GPU each observation goes once, to be acted in and to
+            be learnt from.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Collector:
         state_size: int,
         clip_rewards: bool,
         rng: torch.Generator,
+        device: torch.device = CPU,
     ) -> None:
         self.envs = envs
         self.n_steps = n_steps
@@ -53,8 +57,11 @@ class Collector:
         steps = (n_steps, envs.n_envs)
         # Allocated by PyTorch, whose memory is aligned: on NumPy's, which is not, the bits of a
         # matrix product depend on where in memory an array happens to lie.
+        observations = observation_tensor(envs.observation_space, n_steps + 1, envs.n_envs)
+        if pinned(device):
+            observations = observations.pin_memory()
         self._rollout = Rollout(
-            observations=observation_tensor(envs.observation_space, n_steps + 1, envs.n_envs),
+            observations=observations,
             actions=action_tensor(envs.action_space, *steps),
             rewards=torch.empty(steps),
             behaviour=torch.empty(*steps, n_statistics),
@@ -64,6 +71,7 @@ class Collector:
             state=torch.zeros(envs.n_envs, state_size),
             final_observations=torch.empty(0),
             final_index=torch.empty(0, 2, dtype=torch.int64),
+            acted_in=torch.empty_like(observations, device=device) if pinned(device) else None,
         )
         self._observations = self._rollout.observations.numpy()
         self._rewards = self._rollout.rewards.numpy()
@@ -106,7 +114,7 @@ class Collector:
                 begins = False
             t = self._t
             actions, rollout.behaviour[t], self._state = act(
-                rollout.observations[t], rollout.reset[t], self._state, self.rng
+                self._shown(t), rollout.reset[t], self._state, self.rng
             )
             rollout.actions[t] = actions
             step = self.envs.step(actions.numpy())
@@ -125,10 +133,24 @@ class Collector:
                 self.reset()  # it was `on_step` that used the environments
                 begins = True
         self._t = 0
+        if rollout.acted_in is not None:  # from a copy: nothing that follows waits for it
+            last = rollout.observations[-1].clone()
+            rollout.acted_in[-1].copy_(sent(last, rollout.acted_in.device))
         if self.clip_rewards:
             np.sign(self._rewards, out=self._rewards)
         rollout.final_observations, rollout.final_index = self._take_finals()
         return rollout
+
+    def _shown(self, t: int) -> Tensor:
+        """Observation `t` of the segment, `[B, ...]`, where the policy acts.
+
+        To a GPU it goes from pinned memory, while the host goes on. The row here is not written
+        again before the action is known, and for that the host waits for all it asked for before.
+        """
+        rollout = self._rollout
+        if rollout.acted_in is None:
+            return rollout.observations[t]
+        return rollout.acted_in[t].copy_(rollout.observations[t], non_blocking=True)
 
     def _take_finals(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Last observations of truncated episodes, `[K, ...]`, and their `(t, b)`, `[K, 2]`."""
@@ -183,5 +205,7 @@ class Collector:
                 getattr(self._rollout, name)[: self._t] = segment[name]
             self._rollout.state = segment["state"]
             self._finals += [(t, env, final) for t, env, final in segment["finals"]]
+            if self._rollout.acted_in is not None:
+                self._rollout.acted_in[: self._t].copy_(self._rollout.observations[: self._t])
         self._turn = self.envs.turn if state["in_step"] else -1
         return True

@@ -1,9 +1,11 @@
 """A segment of experience, the unit in which everything is collected, stored and learnt from."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from rlrun.transfer import sent
 
 
 @dataclass
@@ -37,7 +39,25 @@ class Rollout:
     """`[K, ...]`, last observations of the `K` truncated episodes."""
     final_index: Tensor
     """`[K, 2]` int64: the `(t, b)` at which each of them was truncated."""
+    acted_in: Tensor | None = None
+    """`observations` once more, on the GPU where they were acted in, if there is one."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name; `acted_in`, which tells nothing more, is left out."""
+        return {name: tensor for name, tensor in vars(self).items() if name != "acted_in"}
+
+    def observations_on(self, device: torch.device) -> Tensor:
+        """The observations on a device, without sending them twice."""
+        if self.acted_in is not None and self.acted_in.device == device:
+            return self.acted_in
+        return sent(self.observations, device)
 
     def to(self, device: torch.device) -> "Rollout":
         """The same on another device; itself, if it is there."""
-        return Rollout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        if self.rewards.device == device:
+            return self
+        others = {name: t for name, t in self.tensors().items() if name != "observations"}
+        return Rollout(
+            observations=self.observations_on(device),
+            **{name: sent(tensor, device) for name, tensor in others.items()},
+        )

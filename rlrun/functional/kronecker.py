@@ -69,8 +69,8 @@ def mean_patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
     if ph or pw:
         images = nn.functional.pad(images, (pw, pw, ph, ph))
     rows, columns = (
-        _selection(size, layer.kernel_size[i], layer.dilation[i], layer.stride[i]).to(images)
-        for i, size in enumerate(images.shape[2:])
+        _selection(images, 2 + i, layer.kernel_size[i], layer.dilation[i], layer.stride[i])
+        for i in range(2)
     )
     pixels = images.movedim(1, 3)  # [B, H, W, C]
     by_row = rows @ pixels.flatten(2)  # [B, kh, W C]
@@ -78,26 +78,28 @@ def mean_patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
     return mean
 
 
-def _selection(size: int, kernel: int, dilation: int, stride: int) -> Tensor:
-    """`[kernel, size]`, the share of each pixel of a side in the mean of each of a patch's."""
-    positions = (size - dilation * (kernel - 1) - 1) // stride + 1
-    starts = torch.arange(kernel).unsqueeze(1) * dilation
-    selection = torch.zeros(kernel, size)
-    return selection.scatter_(1, starts + stride * torch.arange(positions), 1.0 / positions)
+def _selection(images: Tensor, side: int, kernel: int, dilation: int, stride: int) -> Tensor:
+    """`[kernel, size]` for a side of the images: what each pixel adds to the mean of a patch's."""
+    pixels = images.new_ones(images.shape[side]).diag()
+    windows = pixels.unfold(0, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    return windows.mean(0).T
 
 
 def eigenbasis(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of a symmetric matrix that should have no negative ones.
+    """Eigenvalues and eigenvectors of symmetric matrices that should have no negative ones.
+
+    Args:
+        factor: `[..., d, d]`.
 
     Returns:
-        Values `[d]` ascending, the negative ones (by rounding) set to 0; vectors `[d, d]` in
-        columns; the number of negative ones, an int64 scalar.
+        Values `[..., d]` ascending, the negative ones (by rounding) set to 0; vectors
+        `[..., d, d]` in columns; the number of negative ones, `[...]` int64.
 
     Raises:
         torch.linalg.LinAlgError: the decomposition did not converge.
     """
     values, vectors = torch.linalg.eigh(factor)
-    return values.clamp(min=0.0), vectors, (values < 0).sum()
+    return values.clamp(min=0.0), vectors, (values < 0).sum(-1)
 
 
 def precondition_exact(
@@ -142,13 +144,17 @@ def factored_damping(a: Tensor, g: Tensor, damping: float) -> tuple[Tensor, Tens
 
 
 def damped_inverse(factor: Tensor, damping: Tensor) -> Tensor:
-    """`(factor + damping I)^-1` by Cholesky, `[d, d]`.
+    """`(factor + damping I)^-1` by Cholesky, `[..., d, d]`.
+
+    Args:
+        factor: `[..., d, d]`.
+        damping: `[...]`.
 
     Raises:
         torch.linalg.LinAlgError: the damped factor is not positive definite.
     """
     damped = factor.clone()
-    damped.diagonal().add_(damping)
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
     return torch.cholesky_inverse(torch.linalg.cholesky(damped))
 
 

@@ -17,7 +17,8 @@ class Bases:
         interval: steps from the beginning of one to that of the next.
         lag: steps from the beginning of one to its use, at most `interval`; the first is used at
             once.
-        background: decompose in a thread. It changes no result: a step waits for what it needs.
+        background: decompose in a thread, on a GPU in a stream of its own. It changes no result: a
+            step waits for what it needs.
         exact: by eigenvectors; if not, by inverses.
         damping: of the inverses.
     """
@@ -31,9 +32,10 @@ class Bases:
         self.exact, self.damping = exact, damping
         self.current: Decomposition | None = None
         self.fallbacks = 0
-        self.negatives = 0
+        self.negatives: Tensor | int = 0
         self._pending: Future[Decomposition] | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._stream: torch.cuda.Stream | None = None
         if background:
             # It computes with as many threads as this one: the last bits depend on it.
             threads = (torch.get_num_threads(),)
@@ -59,13 +61,24 @@ class Bases:
             self._pending = _done(decompose(factors, self.exact, self.damping, step))
         else:  # the factors go on changing
             copies = {name: (a.clone(), g.clone()) for name, (a, g) in factors.items()}
-            self._pending = self._pool.submit(decompose, copies, self.exact, self.damping, step)
+            devices = [a.device for a, _ in copies.values() if a.is_cuda]
+            copied = None
+            if devices:
+                self._stream = self._stream or torch.cuda.Stream(devices[0])  # type: ignore[no-untyped-call]
+                copied = torch.cuda.current_stream(devices[0]).record_event()
+            how = copies, self.exact, self.damping, step
+            self._pending = self._pool.submit(_beside, self._stream, copied, *how)
 
     def _take_over(self) -> None:
         """Put the pending decomposition in force, waiting for it."""
         assert self._pending is not None
         pending, self._pending = self._pending, None  # also if it failed
         self.current = pending.result()
+        if self._stream is not None:
+            # The allocator knows of the stream that they were made in alone, and would give their
+            # memory back to it while this one still reads them.
+            for tensor in self.current.tensors():
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
         self.fallbacks += self.current.fallbacks
         self.negatives += self.current.negatives
 
@@ -76,7 +89,7 @@ class Bases:
             "current": self.current and self.current.state_dict(),
             "pending": pending and pending.state_dict(),
             "fallbacks": self.fallbacks,
-            "negatives": self.negatives,
+            "negatives": int(self.negatives),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
@@ -88,6 +101,24 @@ class Bases:
         self.current = current
         self._pending = _done(pending) if pending else None
         self.fallbacks, self.negatives = state["fallbacks"], state["negatives"]
+
+
+def _beside(
+    stream: torch.cuda.Stream | None, copied: torch.cuda.Event | None, *how: Any
+) -> Decomposition:
+    """`decompose` in a thread; on a GPU in `stream`, when `copied` says that the factors are there.
+
+    This thread waits for the GPU, and nobody else: what it returns is complete, for any stream,
+    and nothing reads the copies of the factors any more.
+    """
+    if stream is None or copied is None:
+        return decompose(*how)
+    with torch.cuda.stream(stream):
+        stream.wait_event(copied)
+        try:
+            return decompose(*how)
+        finally:
+            stream.synchronize()
 
 
 def _done(decomposition: Decomposition) -> Future[Decomposition]:

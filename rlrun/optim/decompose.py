@@ -1,9 +1,9 @@
 """From factors to what preconditions a gradient, with one more try where rounding breaks it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +26,14 @@ class Decomposition:
     step: int
     fallbacks: int = 0
     """Factors that took a second try, in float64."""
-    negatives: int = 0
-    """Eigenvalues below zero by rounding, set to 0."""
+    negatives: Tensor | int = 0
+    """Eigenvalues below zero by rounding, set to 0; on a GPU nobody waits to count them."""
     seconds: float = 0.0
+
+    def tensors(self) -> list[Tensor]:
+        """All of it that a GPU has, if it was made there."""
+        made = [tensor for basis in self.bases.values() for tensor in basis.values()]
+        return [*made, self.negatives] if isinstance(self.negatives, Tensor) else made
 
     def state_dict(self) -> dict[str, Any]:
         """All but the seconds, which are not the same twice."""
@@ -36,7 +41,7 @@ class Decomposition:
             "bases": self.bases,
             "step": self.step,
             "fallbacks": self.fallbacks,
-            "negatives": self.negatives,
+            "negatives": int(self.negatives),
         }
 
     @classmethod
@@ -65,18 +70,18 @@ def decompose(
     """
     begin = time.perf_counter()
     result = Decomposition({}, step)
+    tasks = []
     for name, (a, g) in factors.items():
+        added = kronecker.factored_damping(a, g, damping) if not exact else (None, None)
+        tasks += [_Task(f"{name}: A", a, added[0]), _Task(f"{name}: G", g, added[1])]
+    solved = _solve_alike(tasks, result) if _in_batches(tasks) else _solve_each(tasks, result)
+    for name, of_a, of_g in zip(factors, solved[::2], solved[1::2], strict=True):
         if exact:
-            la, qa, negatives_a = _robust(kronecker.eigenbasis, a, f"{name}: A", result)
-            lg, qg, negatives_g = _robust(kronecker.eigenbasis, g, f"{name}: G", result)
-            result.negatives += int(negatives_a) + int(negatives_g)
+            (la, qa, negatives_a), (lg, qg, negatives_g) = of_a, of_g
+            result.negatives = result.negatives + negatives_a + negatives_g
             result.bases[name] = {"la": la, "qa": qa, "lg": lg, "qg": qg}
         else:
-            damping_a, damping_g = kronecker.factored_damping(a, g, damping)
-            result.bases[name] = {
-                "a": _inverse(a, damping_a, f"{name}: A", result),
-                "g": _inverse(g, damping_g, f"{name}: G", result),
-            }
+            result.bases[name] = {"a": of_a[0], "g": of_g[0]}
     result.seconds = time.perf_counter() - begin
     return result
 
@@ -104,39 +109,81 @@ def spectrum(basis: Basis, a: Tensor, g: Tensor) -> tuple[float, float]:
     return low.item(), high.item()
 
 
-def _inverse(factor: Tensor, damping: Tensor, name: str, result: Decomposition) -> Tensor:
-    def invert(matrix: Tensor) -> tuple[Tensor, ...]:
-        return (kronecker.damped_inverse(matrix, damping.to(matrix)),)
+class _Task(NamedTuple):
+    """A factor to decompose, or several of one size."""
 
-    (inverse,) = _robust(invert, factor, name, result)
-    return inverse
+    name: str
+    factor: Tensor
+    """`[..., d, d]`."""
+    damping: Tensor | None
+    """`[...]`, of its inverse; None for eigenvalues and -vectors."""
+
+    def solve(self) -> tuple[Tensor, ...]:
+        """The parts of the result.
+
+        Raises:
+            LinAlgError: there is none, or it is not finite.
+        """
+        if self.damping is None:
+            parts: tuple[Tensor, ...] = kronecker.eigenbasis(self.factor)
+        else:
+            parts = (kronecker.damped_inverse(self.factor, self.damping.to(self.factor)),)
+        sums = torch.stack([part.sum().to(self.factor) for part in parts])
+        if not torch.isfinite(sums).all():
+            raise LinAlgError("the result is not finite")
+        # Row by row, as a checkpoint gives them back: products depend on it in the last bit.
+        return tuple(part.contiguous() for part in parts)
 
 
-def _robust(
-    function: Callable[[Tensor], tuple[Tensor, ...]],
-    factor: Tensor,
-    name: str,
-    result: Decomposition,
-) -> tuple[Tensor, ...]:
-    """`function(factor)`; if it fails, once more in float64 on the CPU with jitter, counted."""
+def _in_batches(tasks: list[_Task]) -> bool:
+    """A GPU does several matrices of one size at a time; on the CPU a batch is a loop."""
+    return any(task.factor.is_cuda for task in tasks)
+
+
+def _solve_alike(tasks: list[_Task], result: Decomposition) -> list[tuple[Tensor, ...]]:
+    """What comes of each of the tasks, those of one size done together."""
+    alike: dict[int, list[_Task]] = {}
+    for task in tasks:
+        alike.setdefault(len(task.factor), []).append(task)
+    solved: dict[str, tuple[Tensor, ...]] = {}
+    for group in alike.values():
+        names = [task.name for task in group]
+        solved |= zip(names, _solve_together(group, result), strict=True)
+    return [solved[task.name] for task in tasks]
+
+
+def _solve_together(tasks: list[_Task], result: Decomposition) -> list[tuple[Tensor, ...]]:
+    if len(tasks) == 1:
+        return _solve_each(tasks, result)
+    dampings = [task.damping for task in tasks if task.damping is not None]
+    stacked = torch.stack([task.factor for task in tasks])
     try:
-        return _finite(function(factor))
+        parts = _Task("", stacked, torch.stack(dampings) if dampings else None).solve()
+    except LinAlgError:  # of one of them, which only a try of each can tell
+        return _solve_each(tasks, result)
+    # Each in memory of its own, as a checkpoint gives them back.
+    return [tuple(part.clone() for part in each) for each in zip(*parts, strict=True)]
+
+
+def _solve_each(tasks: list[_Task], result: Decomposition) -> list[tuple[Tensor, ...]]:
+    return [_robust(task, result) for task in tasks]
+
+
+def _robust(task: _Task, result: Decomposition) -> tuple[Tensor, ...]:
+    """A task solved; if that fails, once more in float64 on the CPU with jitter, counted."""
+    try:
+        return task.solve()
     except LinAlgError:
         result.fallbacks += 1
-    matrix = factor.to("cpu", torch.float64, copy=True)
+    matrix = task.factor.to("cpu", torch.float64, copy=True)
     scale = matrix.diagonal().mean()
     matrix.diagonal().add_(_JITTER * scale)
     try:
-        return tuple(part.to(factor) for part in _finite(function(matrix)))
+        if not torch.isfinite(matrix).all():
+            raise LinAlgError("it is not finite")
+        return tuple(part.to(task.factor) for part in task._replace(factor=matrix).solve())
     except LinAlgError as error:
         raise NonFiniteUpdate(
-            f"the curvature of {name} cannot be decomposed, not in float64 either: {error}",
-            {"factor": name, "size": len(factor), "mean_eigenvalue": float(scale)},
+            f"the curvature of {task.name} cannot be decomposed, not in float64 either: {error}",
+            {"factor": task.name, "size": len(matrix), "mean_eigenvalue": float(scale)},
         ) from error
-
-
-def _finite(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    if not all(bool(torch.isfinite(part.sum())) for part in parts):
-        raise LinAlgError("the result is not finite")
-    # Row by row, as a checkpoint gives them back: products depend on it in the last bit.
-    return tuple(part.contiguous() for part in parts)

@@ -28,7 +28,7 @@ from rlrun.optim.blocks import Block, Sharing, blocks_of, uncovered
 from rlrun.optim.capture import Call, Use, joined, recording
 from rlrun.optim.decompose import precondition, spectrum
 from rlrun.optim.diagonal import Diagonal, diagonals_of
-from rlrun.optim.errors import require_finite
+from rlrun.optim.errors import FiniteCheck
 from rlrun.optim.flat import flat
 
 
@@ -140,7 +140,8 @@ class KFAC:
         self.steps = 0
         self.captures = 0
         self.buffers = {p: torch.zeros_like(p) for p in self.parameters}
-        self.scales = dict.fromkeys(self.groups, 1.0)
+        self.scales = dict.fromkeys(self.groups, torch.ones(()))
+        self.require_finite = FiniteCheck(self.parameters[0].device)
         self._moved = 0.0
 
     @contextmanager
@@ -162,7 +163,8 @@ class KFAC:
                 passes that serve nothing else.
 
         Raises:
-            NonFiniteUpdate: an input or a score is not finite; the statistics are not changed.
+            NonFiniteUpdate: an input or a score is not finite; the statistics are not changed. On
+                a GPU it is told later, see `FiniteCheck`.
             ValueError: a layer took no part in the passes.
         """
         layers = {part.layer for part in self.parts.values()}
@@ -196,7 +198,7 @@ class KFAC:
                 seen[f"{name} inputs{number}"], seen[f"{name} scores{number}"] = use
         # Sums of squares, for the statistics are finite if and only if they are.
         norms = torch._foreach_norm(list(seen.values()))
-        require_finite(dict(zip(seen, norms, strict=True)))
+        self.require_finite(dict(zip(seen, norms, strict=True)))
         return uses
 
     @torch.no_grad()
@@ -208,12 +210,12 @@ class KFAC:
 
         Raises:
             NonFiniteUpdate: gradient or step are not finite, or a factor cannot be decomposed;
-                the parameters are not changed.
+                the parameters are not changed. On a GPU it is told later, see `FiniteCheck`.
         """
         lr = self.lr if lr is None else lr
         gradients = {p: _gradient(p) for p in self.parameters}
         norm = nn.utils.get_total_norm(gradients.values())
-        require_finite({"gradient": norm})
+        self.require_finite({"gradient": norm})
         if self.steps < self.cold_iter:
             lr *= self.cold_lr / self.lr
             steps = _clipped(gradients, norm, self.cold_max_grad_norm)
@@ -251,10 +253,10 @@ class KFAC:
             whole = torch.stack(list(dots.values())).sum()
             scales = dict.fromkeys(dots, kl_step_scale(whole, lr, self.kl_clip))
         norm = nn.utils.get_total_norm(moves.values())
-        require_finite({"natural gradient": norm, **{n: lr**2 * d for n, d in dots.items()}})
+        self.require_finite({"natural gradient": norm, **{n: lr**2 * d for n, d in dots.items()}})
         for name, group in self.groups.items():
             torch._foreach_mul_([steps[p] for p in group], scales[name])
-            self.scales[name] = scales[name].item()
+        self.scales = scales
         return steps
 
     def zero_grad(self) -> None:
@@ -287,7 +289,7 @@ class KFAC:
                 if any(p is member for member in members):
                     doubled = doubled + (fisher * (self._moved * self.buffers[p]).square()).sum()
             found[f"{group}/predicted_kl"] = 0.5 * doubled.item()
-            found[f"{group}/step_scale"] = self.scales[group]
+            found[f"{group}/step_scale"] = self.scales[group].item()
             if values:
                 found[f"{group}/eigenvalue_min"] = min(low for low, _ in values)
                 found[f"{group}/eigenvalue_max"] = max(high for _, high in values)
@@ -295,11 +297,12 @@ class KFAC:
             found["basis/age"] = self.steps - 1 - self.cold_iter - current.step
             found["basis/seconds"] = current.seconds
         found["basis/fallbacks"] = self.bases.fallbacks
-        found["basis/negatives"] = self.bases.negatives
+        found["basis/negatives"] = int(self.bases.negatives)
         return found
 
     def state_dict(self) -> dict[str, Any]:
         """Statistics, bases (those in the making are waited for), momentum and counters."""
+        self.require_finite.settle()
         return {
             "steps": self.steps,
             "captures": self.captures,
@@ -310,6 +313,7 @@ class KFAC:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        self.require_finite.forget()
         self.steps, self.captures = state["steps"], state["captures"]
         for i, buffer in enumerate(self.buffers.values()):
             buffer.copy_(state["buffers"][str(i)])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrun.optim.errors import require_finite
+from rlrun.optim.errors import FiniteCheck
 from rlrun.optim.flat import flat, parts
 
 EPSILON = 1e-6  # beside the norm that a bound is divided by, as in PyTorch
@@ -30,6 +30,7 @@ class RMSprop:
         self.alpha = alpha
         self.epsilon = epsilon
         self.squares = torch.ones_like(flat(self.parameters), requires_grad=False)
+        self.require_finite = FiniteCheck(self.squares.device)
 
     @torch.no_grad()
     def step(self, learning_rate: float, max_grad_norm: float = math.inf) -> Tensor:
@@ -43,11 +44,12 @@ class RMSprop:
             The norm of the gradients as they were, a scalar.
 
         Raises:
-            NonFiniteUpdate: it is not finite; nothing is changed.
+            NonFiniteUpdate: it is not finite; nothing is changed. On a GPU it is told later, see
+                `FiniteCheck`.
         """
         gradient = flat(p.grad for p in self.parameters)
         norm: Tensor = torch.linalg.vector_norm(gradient)
-        require_finite({"gradient": norm})
+        self.require_finite({"gradient": norm})
         if max_grad_norm < math.inf:
             gradient.mul_((max_grad_norm / (norm + EPSILON)).clamp_(max=1.0))
         self.squares.mul_(self.alpha).addcmul_(gradient, gradient, value=1.0 - self.alpha)

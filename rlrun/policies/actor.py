@@ -19,6 +19,7 @@ from rlrun.functional.distributions import (
 from rlrun.policies.base import Policy, Segment
 from rlrun.policies.recall import Recall
 from rlrun.schema import UserError
+from rlrun.transfer import sent
 
 
 class Acted(NamedTuple):
@@ -167,8 +168,8 @@ class Actor(nn.Module):
 
     def _encode(self, observations: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         device = self.device
-        segment = Segment.step(state.to(device), reset.to(device))
-        return self.latents(self.policy.features(observations.to(device)), segment)
+        segment = Segment.step(sent(state, device), sent(reset, device))
+        return self.latents(self.policy.features(sent(observations, device)), segment)
 
     @torch.no_grad()
     def act(

@@ -177,9 +177,7 @@ class ImageFeatures(Features):
         if self.channels_last:
             observations = observations.movedim(-1, -3)
         pictures = observations.reshape(-1, *self.shape)
-        scaled = torch.empty(
-            pictures.shape, device=pictures.device, memory_format=torch.channels_last
-        )
+        scaled = torch.empty_like(pictures, dtype=torch.float32, memory_format=torch.channels_last)
         # A few at a time, which stay in the cache on their way through three passes.
         for some, into in zip(*(torch.split(x, _SOME) for x in (pictures, scaled)), strict=True):
             into.copy_(some.to(torch.float32).div_(255.0))

@@ -8,14 +8,12 @@ import copy
 import functools
 import itertools
 import math
-from dataclasses import fields
 
 import pytest
 import torch
 
 from rlrun.build import assemble
 from rlrun.config import check, compose
-from rlrun.data.rollout import Rollout
 from rlrun.run.checkpoint import Checkpointer
 from rlrun.run.store import flatten
 from rlrun.schema import UserError
@@ -91,7 +89,7 @@ def without_clock(metrics):
 def learn(parts, update):
     """One update; the segment it is from, its metrics, and all that is learnt."""
     rollout = parts.collector.collect(parts.algorithm.act)
-    segment = {f.name: getattr(rollout, f.name).clone() for f in fields(Rollout)}
+    segment = {name: tensor.clone() for name, tensor in rollout.tensors().items()}
     metrics = parts.algorithm.update(rollout, update / 10, log=True)
     assert all(map(math.isfinite, metrics.values())), metrics
     return segment, without_clock(metrics)

@@ -144,7 +144,9 @@ def pendulum(seed=0, n_envs=3, steps=8, limit=30):
 def collect(collector, network):
     ended = []
     rollout = collector.collect(network.act, lambda step: ended.append(step.episodes) or True)
-    return type(rollout)(**{name: value.clone() for name, value in vars(rollout).items()}), ended
+    return type(rollout)(
+        **{name: value.clone() for name, value in rollout.tensors().items()}
+    ), ended
 
 
 @pytest.mark.parametrize("segments", [0, 1, 3, 4, 9])
@@ -162,7 +164,7 @@ def test_a_restored_collector_goes_on_bit_for_bit(segments):
         (expected, ended), (rollout, same) = (collect(c, network) for c in (collector, other))
         truncations += len(expected.final_index)
         assert same == ended
-        for name, value in vars(expected).items():
+        for name, value in expected.tensors().items():
             assert torch.equal(getattr(rollout, name), value), name
     assert truncations
     for each in (collector, other):

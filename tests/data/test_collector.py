@@ -118,7 +118,7 @@ def collect(collector, act=act):
 
 
 def copied(rollout):
-    return type(rollout)(**{name: value.clone() for name, value in vars(rollout).items()})
+    return type(rollout)(**{name: value.clone() for name, value in rollout.tensors().items()})
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_a_restored_collector_goes_on_the_same(collector):
     other = collector_of(seed=8)
     assert other.load_state_dict(state) is True
     rollout, same = collect(other)
-    for name, value in vars(expected).items():
+    for name, value in expected.tensors().items():
         assert torch.equal(getattr(rollout, name), value), name
     assert same == ended
     # Its own environments, not those of a collector that lives on:

@@ -47,7 +47,7 @@ def assert_same(found, expected):
         assert all(map(np.array_equal, now[:2], then[:2]))
         assert now[2] == then[2]
     for rollout, other in zip(rollouts, others, strict=True):
-        for name, value in vars(other).items():
+        for name, value in other.tensors().items():
             assert torch.equal(getattr(rollout, name), value), name
             assert getattr(rollout, name).dtype == value.dtype, name
 
@@ -153,7 +153,7 @@ def test_a_state_does_not_change_as_the_collector_goes_on(undisturbed, stop):
     while len(rest) < SEGMENTS * LENGTH - stop:
         last = other.collect(every_act, lambda step: rest.append(step.obs.copy()) or True)
     if last is not None:
-        for name, value in vars(undisturbed[0][-1]).items():
+        for name, value in undisturbed[0][-1].tensors().items():
             assert torch.equal(getattr(last, name), value), name
 
 
@@ -184,7 +184,7 @@ def test_a_state_of_the_beginning_begins_anew_whatever_was_before():
     expected = copied(collector_of().collect(act))
     fresh = collector_of(seed=8)
     assert fresh.load_state_dict(state) is True
-    for name, value in vars(fresh.collect(act)).items():
+    for name, value in fresh.collect(act).tensors().items():
         assert torch.equal(value, getattr(expected, name)), name
     for steps in (2, STEPS):
         used = collector_of(seed=8)
@@ -264,7 +264,9 @@ def test_looking_at_the_environments_is_not_using_them():
         looked_at.envs.state_dict()
         assert looked_at.envs.begun in (True, False)
         one, other = undisturbed.collect(every_act), looked_at.collect(every_act)
-        assert all(torch.equal(value, vars(other)[name]) for name, value in vars(one).items())
+        assert all(
+            torch.equal(value, other.tensors()[name]) for name, value in one.tensors().items()
+        )
 
 
 @pytest.mark.parametrize("in_hand", [0, 2])
@@ -280,7 +282,7 @@ def test_a_state_after_somebody_else_goes_on_the_same(in_hand):
     assert other.load_state_dict(copy.deepcopy(collector.state_dict())) is True
     for _ in range(3):
         expected, rollout = collector.collect(every_act), other.collect(every_act)
-        for name, value in vars(expected).items():
+        for name, value in expected.tensors().items():
             assert torch.equal(getattr(rollout, name), value), name
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlrun.transfer import sent
+
 FISHER_LOG_STD = 2.0
 """The Fisher matrix of the log-deviations is this times the identity, whatever they are."""
 
@@ -32,8 +34,8 @@ class Gaussian:
     def sample(self, statistics: Tensor, generator: torch.Generator) -> Tensor:
         """Draw one action per row, `[..., 2 D]` -> `[..., D]`."""
         mean, log_std = split(statistics)
-        noise = torch.empty_like(mean).normal_(generator=generator)
-        return mean + log_std.exp() * noise
+        noise = torch.empty_like(mean, device=generator.device).normal_(generator=generator)
+        return mean + log_std.exp() * sent(noise, mean.device)
 
     def mode(self, statistics: Tensor) -> Tensor:
         """The means, `[..., D]`."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rlrun.transfer import sent
+
 EPSILON = 1e-6  # inside logarithms and divisions, as in the published implementations
 
 
@@ -27,8 +29,8 @@ class Probabilities:
         The action that first fires among independent exponential clocks of rates `probs` is
         distributed as `probs`; this takes one draw per action and no cumulative sum.
         """
-        clocks = torch.empty_like(probs).exponential_(generator=generator)
-        return (probs / clocks).argmax(-1)
+        clocks = torch.empty_like(probs, device=generator.device).exponential_(generator=generator)
+        return (probs / sent(clocks, probs.device)).argmax(-1)
 
     def mode(self, probs: Tensor) -> Tensor:
         """The most probable action of each row, `[..., A]` -> `[...]` int64."""
