@@ -16,22 +16,22 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
     """A linear layer with an orthogonal weight of the given gain and a zero bias."""
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
-    return _orthogonal(layer, gain, generator)
+    return _orthogonal(nn.Linear(inputs, outputs, device="meta"), gain, generator)
 
 
 def conv(
     inputs: int, outputs: int, kernel: int, stride: int, generator: torch.Generator
 ) -> nn.Conv2d:
     """A convolution before a ReLU, with an orthogonal weight and a zero bias."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, device="meta").to_empty(device="cpu")
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, device="meta")
     return _orthogonal(layer, math.sqrt(2), generator)
 
 
 def _orthogonal(layer: Layer, gain: float, generator: torch.Generator) -> Layer:
-    nn.init.orthogonal_(layer.weight, gain, generator=generator)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
+    """A layer without memory, given its parameters; `to_empty` would import SymPy for it."""
+    weight = torch.empty(layer.weight.shape)
+    nn.init.orthogonal_(weight, gain, generator=generator)
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(len(weight)))
     return layer
 
 

@@ -73,10 +73,10 @@ class LstmCell(nn.Module):
 
 def _linear(weight: Tensor, bias: bool) -> nn.Linear:
     """A linear layer with this weight, and a bias of zeros if there is to be one."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias, device="meta").to_empty(device="cpu")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias, device="meta")
     layer.weight = nn.Parameter(weight)
     if bias:
-        nn.init.zeros_(layer.bias)
+        layer.bias = nn.Parameter(torch.zeros(len(weight)))
     return layer
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlrun.envs import make_vec
+from rlrun.envs import is_deterministic, make, make_vec
 
 
 def play(envs, steps, actions=None, seed=0):
@@ -112,6 +112,15 @@ def test_the_first_actions_of_a_life_are_pressed_and_no_others(env_id, presses, 
         expected[start : start + len(presses)] = presses
     assert len(starts) >= 5
     assert sent == expected[:150].tolist()
+
+
+@pytest.mark.parametrize(
+    "env_id", ["ALE/Breakout-v5", "ALE/IceHockey-v5", "PongNoFrameskip-v4", "PitfallNoFrameskip-v4"]
+)
+def test_a_seed_decides_the_game_so_that_no_run_has_to_try(env_id, monkeypatch):
+    assert make.plays_alike(env_id)
+    monkeypatch.setattr(make, "make_vec", None)
+    assert is_deterministic(env_id)
 
 
 def test_an_action_outside_the_space_raises_and_does_not_hang():

@@ -201,7 +201,6 @@ def test_values_that_are_not_finite_are_named(fault):
 
 def test_probe():
     assert is_deterministic("CartPole-v1")
-    assert is_deterministic("ALE/Breakout-v5")
     assert is_deterministic("tests.tasks:Faulty-v0")
     assert not is_deterministic("tests.tasks:Faulty-v0", {"fault": "noise"})
     assert not is_deterministic("tests.tasks:Faulty-v0", {"fault": "memory"})
