@@ -47,6 +47,12 @@ def test_a_turn_is_left_out_if_others_were_at_work_and_two_quiet_ones_remain() -
     assert rounds.summary(turns[1:]) == (7.5, 3.0, 12.0, 1, 2)
 
 
+def test_a_ratio_is_that_of_the_same_rounds() -> None:
+    turns = [rounds.Turn(10.0, 0.0), rounds.Turn(30.0, 0.0), rounds.Turn(9.0, 0.0)]
+    others = [rounds.Turn(5.0, 0.1), rounds.Turn(10.0, 0.0), rounds.Turn(1.0, 0.9)]
+    assert rounds.ratio(turns, others) == (2.5, 2.0, 3.0, 2, 3)
+
+
 def test_noise_is_what_others_used() -> None:
     assert rounds.noise(busy=3.0, own=2.0, seconds=2.0) == 0.5
     assert rounds.noise(busy=1.9, own=2.0, seconds=2.0) == 0.0

@@ -20,14 +20,13 @@ from rlrun.run.signals import StopRequest
 from rlrun.run.trainer import Trainer
 
 from .measure import Options
-from .rounds import Contestant, Summary, summaries, take_turns
+from .rounds import Contestant, Summary, ratio, summaries, take_turns
 from .training import Trained, mean_replay
 from .works import CONTESTANTS, WORKS, named
 
-CASES = ("pong", "cartpole-4")
+CASES = {"pong": 5, "cartpole-4": 100}
+"""Updates of one turn at least, by the name of a work."""
 ALGORITHM = "acer-4"
-UPDATES = 10
-"""Of one turn at least."""
 
 
 class NoCheckpoints(Checkpointer):
@@ -41,8 +40,10 @@ class NoCheckpoints(Checkpointer):
 class Run:
     """A real run in a folder, with everything that watches it, trained a few updates at a time."""
 
-    def __init__(self, name: str, words: list[str], log_interval: int, folder: Path) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, words: list[str], log_interval: int, folder: Path, updates: int
+    ) -> None:
+        self.name, self.updates = name, updates
         self.trained = Trained(name, words)
         self.folder = folder
         self.trainer = Trainer(
@@ -73,7 +74,7 @@ class Run:
         trainer, config = self.trainer, self.trained.config
         before = trainer.step
         steps = config["algo"]["n_steps"] * config["env"]["n_envs"]
-        trainer.total_timesteps = before + UPDATES * steps
+        trainer.total_timesteps = before + self.updates * steps
         screen = Screen("bench", {}, trainer.total_timesteps, before)
         with redirect_stdout(io.StringIO()), screen:
             trainer.run(screen, [self.view])
@@ -98,8 +99,8 @@ def _case(name: str, options: Options, tell: Callable[[str], None]) -> dict[str,
         stack.enter_context(mean_replay())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runs = []
-        for label, interval in (("never", 10**9), ("every update", 1), ("as shipped", 0)):
-            run = Run(label, words, interval or 10, folder / label)
+        for label, interval in (("never", 10**9), ("every update", 1)):
+            run = Run(label, words, interval, folder / label, CASES[name])
             stack.callback(run.close)
             runs.append(run)
         contestants = [run.contestant for run in runs]
@@ -107,13 +108,10 @@ def _case(name: str, options: Options, tell: Callable[[str], None]) -> dict[str,
         found = summaries(turns)
         tell("checkpoints")
         saving = _saving(runs[0], options.rounds, found["never"])
-    never = found["never"].median
     return {
         "words": " ".join(words),
         "steps_per_second": {name: taken._asdict() for name, taken in found.items()},
-        "logging": {
-            name: 1.0 - taken.median / never for name, taken in found.items() if name != "never"
-        },
+        "logging_share": 1.0 - ratio(turns["every update"], turns["never"]).median,
         "checkpoint": saving,
     }
 
@@ -144,18 +142,15 @@ def _saving(run: Run, rounds: int, speed: Summary) -> dict[str, float]:
 
 def show(console: Console, cases: Mapping[str, Any]) -> None:
     """A table of the shares."""
-    made = Table(title=f"loop: {ALGORITHM}, share of the time of training", title_justify="left")
-    columns = ("steps/s", "min..max", "logging", "checkpoint", "share")
-    made.add_column("")
-    for column in columns:
-        made.add_column(column, justify="right", no_wrap=True)
+    made = Table(title=f"loop: {ALGORITHM}, shares of the time of training", title_justify="left")
+    for column in ("", "steps/s", "min..max", "seconds", "share"):
+        made.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, case in cases.items():
         for label, taken in case["steps_per_second"].items():
-            share = case["logging"].get(label)
-            cells = [f"{name}, logged {label}", f"{taken['median']:,.0f}"]
-            cells += [f"{taken['low']:,.0f}..{taken['high']:,.0f}"]
-            made.add_row(*cells, "" if share is None else f"{share:.1%}")
+            spread = f"{taken['low']:,.0f}..{taken['high']:,.0f}"
+            share = "" if label == "never" else f"{case['logging_share']:.1%}"
+            made.add_row(f"{name}, logged {label}", f"{taken['median']:,.0f}", spread, "", share)
         saving = case["checkpoint"]
-        every = f"{saving['seconds']:.2f} s every {saving['every']:.0f} s"
-        made.add_row(f"{name}, checkpoint", "", "", "", every, f"{saving['share']:.2%}")
+        label = f"{name}, checkpoint every {saving['every'] / 60:g} minutes"
+        made.add_row(label, "", "", f"{saving['seconds']:.3f}", f"{saving['share']:.2%}")
     console.print(made)

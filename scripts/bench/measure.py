@@ -8,7 +8,7 @@ from typing import Any
 from . import peers
 from .environments import EnvironmentsAlone
 from .floors import Products
-from .rounds import Contestant, Summary, summaries, take_turns
+from .rounds import Contestant, Summary, ratio, summaries, take_turns
 from .training import Trained, mean_replay, split
 from .works import YARDSTICK, Work, in_variants, named
 
@@ -103,7 +103,8 @@ def measure(work: Work, options: Options, tell: Callable[[str], None]) -> dict[s
         if YARDSTICK in found:
             for row in rows:
                 if row["kind"] != "floor":
-                    row["of_yardstick"] = row["median"] / found[YARDSTICK].median
+                    of = ratio(turns[row["name"]], turns[YARDSTICK])
+                    row["of_yardstick"] = of._asdict()
         for row in rows:
             row["turn_rates"], row["turn_noise"] = map(list, zip(*turns[row["name"]], strict=True))
         return {"words": work.words, "rows": rows, "notes": [*notes, *floor.missing]}

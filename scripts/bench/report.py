@@ -81,10 +81,10 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         )
     else:
         rate, spread = f"{row['median']:,.0f}", f"{row['low']:,.0f}..{row['high']:,.0f}"
-    floor, ratio, parts = row.get("of_floor"), row.get("of_yardstick"), row.get("split_seconds")
+    floor, of_peer, parts = row.get("of_floor"), row.get("of_yardstick"), row.get("split_seconds")
     cells = [row["name"], rate, spread, f"{row['quiet']}/{row['turns']}"]
     cells.append("" if floor is None else f"{floor:.0%}")
-    cells.append("" if ratio is None else f"{ratio:.2f}")
+    cells.append("" if of_peer is None else f"{of_peer['median']:.2f}")
     if parts is not None:
         whole = sum(parts.values())
         cells += [f"{parts[part] / whole:.0%}" for part in PARTS]

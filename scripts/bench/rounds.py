@@ -37,7 +37,7 @@ class Turn(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """All turns of a contestant, those left out that others disturbed."""
+    """What is left of all turns, those left out that others disturbed."""
 
     median: float
     low: float
@@ -52,6 +52,12 @@ def summary(turns: Sequence[Turn]) -> Summary:
     quiet = [turn.rate for turn in turns if turn.noise <= QUIET]
     rates = quiet if len(quiet) >= 2 else [turn.rate for turn in turns]
     return Summary(statistics.median(rates), min(rates), max(rates), len(quiet), len(turns))
+
+
+def ratio(turns: Sequence[Turn], others: Sequence[Turn]) -> Summary:
+    """Of the rates of two contestants in the same rounds, which are quiet if both turns are."""
+    pairs = zip(turns, others, strict=True)
+    return summary([Turn(a.rate / b.rate, max(a.noise, b.noise)) for a, b in pairs])
 
 
 def noise(busy: float, own: float, seconds: float) -> float:
