@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scripts.bench import __main__ as bench
-from scripts.bench import floors, peers, rounds, works
+from scripts.bench import floors, loop, peers, rounds, works
 from scripts.bench.curvature import Curvature, Decompositions
 from scripts.bench.environments import EnvironmentsAlone
 from scripts.bench.network import shapes_of
@@ -198,6 +198,21 @@ def test_a_table_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             assert row["split_seconds"].keys() == set(PARTS)
             assert row["floor_seconds"].keys() == {"env", "products"}
     assert sum(name.startswith("products: act") for name in rows) == 2  # one for each network
+
+
+def test_the_cost_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(loop, "CASES", {"cartpole-4": 2})
+    file = tmp_path / "loop.json"
+    words = f"loop --rounds 1 --seconds 0.01 algo.buffer_size=100 --json {file}"
+    assert bench.main(words.split()) == 0
+    assert "cartpole-4, checkpoint every 10 minutes" in capsys.readouterr().out
+    case = json.loads(file.read_text())["works"]["loop"]["cartpole-4"]
+    rates = {name: taken["median"] for name, taken in case["steps_per_second"].items()}
+    assert case["logging_share"] == pytest.approx(1 - rates["every update"] / rates["never"])
+    saving = case["checkpoint"]
+    assert saving["share"] == pytest.approx(saving["seconds"] / 600)
 
 
 def test_what_is_missing_is_told(

@@ -1,6 +1,6 @@
 """Measure rlrun beside floors and a peer.
 
-    python -m scripts.bench                                  every work, a quarter of an hour
+    python -m scripts.bench                                  every work: half an hour or more
     python -m scripts.bench pong --only a2c acktr-10 --json pong.json
     python -m scripts.bench cartpole-4 --variant "wide: policy.hidden=[256,256]"
     python -m scripts.bench loop                             logging and checkpoints

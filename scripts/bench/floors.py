@@ -1,7 +1,7 @@
 """What nothing that does the same work can undercut: environments alone, products alone.
 
 The products of one iteration of `T` steps in `B` environments are, on floats that are there
-already:
+already, in eager mode and in the precision of the training:
 
     all     T forward passes of B rows, to act
     A2C     forward and backward of (T + 1) B rows
@@ -9,6 +9,9 @@ already:
     ACKTR   forward and backward of (T + 1) B rows, backward to the outputs of the layers alone,
             the statistics' products and the preconditioning at the shapes of the factors, and
             their decomposition every `kfac_update` iterations
+
+ACER's average policy, which looks on while a policy with a memory acts, is not among them, nor is
+anything that is no layer: losses, returns, conversions, optimisers, the memory's reading.
 """
 
 import json

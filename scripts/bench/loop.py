@@ -123,14 +123,14 @@ def _saving(run: Run, rounds: int, speed: Summary) -> dict[str, float]:
     checkpointer = Checkpointer(run.folder, config["checkpoint"]["keep"])
     memory = trained.parts.algorithm.memory
     rollout = trained.training.collect()
+    assert memory is not None
     assert rollout is not None
     new = int(every * speed.median / rollout.rewards.numel())
     seconds = []
     for _ in range(rounds):
         trained.learn(1)
-        for _ in range(new if memory is None else min(new, memory.slots)):
-            if memory is not None:
-                memory.push(rollout)
+        for _ in range(min(new, memory.slots)):
+            memory.push(rollout)
         trained.training.step += 1  # each checkpoint has a step of its own
         begin = time.perf_counter()
         state = run.trainer.state_dict()
