@@ -107,7 +107,8 @@ def measure(work: Work, options: Options, tell: Callable[[str], None]) -> dict[s
                     row["of_yardstick"] = of._asdict()
         for row in rows:
             row["turn_rates"], row["turn_noise"] = map(list, zip(*turns[row["name"]], strict=True))
-        return {"words": work.words, "rows": rows, "notes": [*notes, *floor.missing]}
+        notes += floor.missing
+        return {"words": work.words, "threads": first.threads, "rows": rows, "notes": notes}
 
 
 @contextmanager

@@ -24,6 +24,7 @@ _MORE = ("ale-py", "stable-baselines3", "rich")
 def made_with(device: torch.device) -> dict[str, Any]:
     """Machine, versions, date and commit."""
     found = surroundings(device)
+    del found["threads"]  # each work has its own
     for name in _MORE:
         try:
             found["versions"][name] = version(name)
