@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrun import __version__, schema, usage, verbs
+from rlrun import __version__, process, schema, usage, verbs
 from rlrun.schema import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ _FLAGS = (
 def main() -> int:
     """Entry point of the command; returns its exit code."""
     sys.path.append(os.getcwd())  # for the user's own modules; last, so that it shadows nothing
+    process.tune()
     try:
         return _dispatch(sys.argv[1:])
     except UserError as error:

@@ -198,9 +198,9 @@ class ACER:
             self.reward_scale.begin(envs.n_envs)
 
     def compile(self, mode: str) -> None:
-        """Run both networks by `torch.compile`, in this mode of it."""
-        self.actor.compile_encoder(mode)
-        self.average.compile_encoder(mode)
+        """Run both networks by `torch.compile`."""
+        for network in self.actor, self.average:
+            network.compile_encoder(mode)
 
     def act(
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
@@ -244,8 +244,7 @@ class ACER:
         self.settle()
         metrics["optim/learning_rate"] = learning_rate
         if self.memory is not None:
-            metrics["replay/updates"] = len(replayed)
-            metrics["replay/slots"] = len(self.memory)
+            metrics |= {"replay/updates": len(replayed), "replay/slots": len(self.memory)}
         return metrics | replay_health(replayed, ages)
 
     def _learn(
@@ -282,8 +281,7 @@ class ACER:
         stats: dict[str, Tensor] = {}
         if log:
             adjustment = projection_size(g, k, self.delta) * float(self.trust_region)
-            entropy, kl = distribution.entropy(f), distribution.kl(average, f)
-            of = estimates, entropy, kl, adjustment, g, k, z
+            of = estimates, distribution, f, average, adjustment, g, k, z
             stats = health(*of, self.correction_term, self.q_coef, self.ent_coef)
             if self.actor.log_std is not None:
                 stats["policy/std"] = self.actor.log_std.detach().exp().mean()

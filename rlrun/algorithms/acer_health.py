@@ -4,13 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from rlrun.algorithms.acer_estimates import Estimates
+from rlrun.functional.distributions import Distribution
 
 
 @torch.no_grad()
 def health(
     estimates: Estimates,
-    entropy: Tensor,
-    kl: Tensor,
+    distribution: Distribution,
+    f: Tensor,
+    average: Tensor,
     adjustment: Tensor,
     g: Tensor,
     k: Tensor,
@@ -23,8 +25,9 @@ def health(
 
     Args:
         estimates: of the batch.
-        entropy: `[N]`, of the policy.
-        kl: `[N]`, from the average policy to the policy.
+        distribution: of the actions.
+        f: `[N, P]`, statistics of the policy.
+        average: `[N, P]`, those of the average policy.
         adjustment: `[N]`, how far the projection moved the gradient, in units of `k`.
         g: `[N, P]`, gradient before the projection.
         k: `[N, P]`, gradient of the KL.
@@ -33,6 +36,7 @@ def health(
         q_coef: weight of the critic's loss.
         ent_coef: weight of the entropy bonus.
     """
+    entropy, kl = distribution.entropy(f), distribution.kl(average, f)
     q_error = estimates.q_ret - estimates.q
     truncated_loss, correction_loss = (loss.mean() for loss in estimates.losses())
     policy_loss = truncated_loss + correction_loss

@@ -30,6 +30,7 @@ from rlrun.optim.decompose import precondition, spectrum
 from rlrun.optim.diagonal import Diagonal, diagonals_of
 from rlrun.optim.errors import FiniteCheck
 from rlrun.optim.flat import flat
+from rlrun.optim.gradients import clipped, gradient_of
 
 
 class KFAC:
@@ -213,16 +214,16 @@ class KFAC:
                 the parameters are not changed. On a GPU it is told later, see `FiniteCheck`.
         """
         lr = self.lr if lr is None else lr
-        gradients = {p: _gradient(p) for p in self.parameters}
+        gradients = {p: gradient_of(p) for p in self.parameters}
         norm = nn.utils.get_total_norm(gradients.values())
         self.require_finite({"gradient": norm})
         if self.steps < self.cold_iter:
             lr *= self.cold_lr / self.lr
-            steps = _clipped(gradients, norm, self.cold_max_grad_norm)
+            steps = clipped(gradients, norm, self.cold_max_grad_norm)
         else:
             if self.steps == self.cold_iter:  # the cold steps were on another scale
                 torch._foreach_zero_(list(self.buffers.values()))
-            gradients = _clipped(gradients, norm, self.max_grad_norm)
+            gradients = clipped(gradients, norm, self.max_grad_norm)
             if not self.captures:
                 raise RuntimeError("step: there are no statistics yet; call capture() before")
             steps = self._natural(gradients, lr)
@@ -326,17 +327,3 @@ class KFAC:
 def _one_of(name: str, value: str, *allowed: str) -> None:
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not allowed; allowed: {', '.join(allowed)}")
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _clipped(
-    gradients: Mapping[Tensor, Tensor], norm: Tensor, bound: float
-) -> dict[Tensor, Tensor]:
-    """Gradients whose joint norm, now `norm`, is at most `bound`; they stay as they are."""
-    if bound == math.inf:
-        return dict(gradients)
-    factor = (bound / norm).clamp(max=1.0)
-    return {p: gradient * factor for p, gradient in gradients.items()}
