@@ -250,7 +250,7 @@ class ACER:
     def _learn(
         self, batch: Rollout, learning_rate: float, log: bool, fresh: bool = False
     ) -> dict[str, Tensor]:
-        """One gradient step on a segment per environment; the log of fresh ones tells both pulls."""
+        """One gradient step on a segment per environment, with the pull of each loss in its log."""
         if self.reward_scale is not None:
             batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
         n = batch.rewards.numel()

@@ -78,7 +78,10 @@ class Recall:
             with torch.no_grad():
                 fresh = forward(inputs[steps * n :])
                 output = torch.cat([*(calls[0] for calls in noted), fresh])
-            known: Tensor = _Known.apply(output, inputs, layer.weight, layer.bias, layer)  # type: ignore[no-untyped-call]
+            # Views: of a leaf the engine does not tell whether its gradient is wanted.
+            weight, bias = layer.weight.view_as(layer.weight), layer.bias
+            bias = None if bias is None else bias.view_as(bias)
+            known: Tensor = _Known.apply(output, inputs, weight, bias, layer)  # type: ignore[no-untyped-call]
             return known
 
         with _replaced(self._layers, recalled):
