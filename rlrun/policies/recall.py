@@ -6,7 +6,8 @@ that nobody acted in are computed.
 
 A note is what the layers make of one step's rows, whenever that is: where one is missing or is of
 other weights it is made anew, from the same rows, so that nothing that is learnt depends on who
-looked on in between.
+looked on in between. Weights are other ones once they were written to, as autograd counts it: not
+by way of `.data`.
 """
 
 from collections.abc import Callable, Iterator
@@ -79,9 +80,9 @@ class Recall:
                 fresh = forward(inputs[steps * n :])
                 output = torch.cat([*(calls[0] for calls in noted), fresh])
             # Views: of a leaf the engine does not tell whether its gradient is wanted.
-            weight, bias = layer.weight.view_as(layer.weight), layer.bias
-            bias = None if bias is None else bias.view_as(bias)
-            known: Tensor = _Known.apply(output, inputs, weight, bias, layer)  # type: ignore[no-untyped-call]
+            leaves = (inputs, layer.weight, layer.bias)
+            views = (None if leaf is None else leaf.view_as(leaf) for leaf in leaves)
+            known: Tensor = _Known.apply(output, *views, layer)  # type: ignore[no-untyped-call]
             return known
 
         with _replaced(self._layers, recalled):
