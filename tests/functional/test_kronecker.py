@@ -263,3 +263,17 @@ def test_ill_conditioned_factors_give_finite_steps_along_the_gradient(a, g, damp
         return
     assert step.isfinite().all()
     assert (step * gradient).sum() > 0
+
+
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+)
+@settings(max_examples=50, deadline=None)
+def test_the_mean_patch_is_the_mean_of_the_patches(kernel, stride, padding, dilation):
+    layer = nn.Conv2d(3, 2, kernel, stride, padding, dilation)
+    images = rand(5, 3, 8, 9)
+    expected = kronecker.patches(images, layer).mean((1, 2))
+    torch.testing.assert_close(kronecker.mean_patches(images, layer), expected)

@@ -381,3 +381,34 @@ def test_groups_must_hold_every_parameter_once():
         with pytest.raises(ValueError, match="groups"):
             KFAC(model, groups=groups)
     KFAC(model, groups={"one": first, "two": second})
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("bias", ["homogeneous", "separate"])
+def test_one_pass_for_statistics_and_loss_counts_the_first_rows_alone(sharing, bias):
+    x, scores = torch.randn(6, 2, 7, 7), torch.randn(4, 4)
+    model = cnn()
+    model(x)
+    expected = captured(model, x[:4], scores, sharing=sharing, bias=bias)
+    model(x).square().mean().backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+
+    kfac = KFAC(model, sharing=sharing, bias=bias)
+    kfac.zero_grad()
+    with kfac.capture(rows=4) as backward:
+        output = model(x)
+        backward([output[:4]], [scores])
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    torch.testing.assert_close(factors(kfac), expected)
+    output.square().mean().backward()
+    torch.testing.assert_close([p.grad for p in model.parameters()], gradients)
+    torch.testing.assert_close(factors(kfac), expected)
+
+
+def test_scores_of_rows_beyond_the_first_do_not_count():
+    model, x, scores = mlp(), torch.randn(6, 4), torch.randn(6, 3)
+    scores[4:] = 0.0
+    kfac = KFAC(model)
+    with kfac.capture(rows=4) as backward:
+        backward([model(x)], [scores])
+    torch.testing.assert_close(factors(kfac), captured(model, x[:4], scores[:4]))

@@ -198,3 +198,12 @@ def test_calls_of_other_shapes_count_by_their_samples(sharing):
             expected_g = expected_g + alone.blocks["0"].g / 12
     torch.testing.assert_close(kfac.blocks["0"].a, expected_a)
     torch.testing.assert_close(kfac.blocks["0"].g, expected_g)
+
+
+def test_a_pass_that_goes_on_beyond_the_rows_has_the_factors_of_one_that_ends_there():
+    model, (x, starts, scores) = Recurrent(), sequence()
+    expected = captured(model, x[:4], starts[:4], scores[:4])
+    kfac = KFAC(model, 1.0, 0.0, 0.01, math.inf, cold_iter=0)
+    with kfac.capture(rows=4 * x.shape[1]) as backward:
+        backward([model(x, starts)[:4]], [scores[:4]])
+    torch.testing.assert_close(kfac.state_dict()["factors"], expected.state_dict()["factors"])
