@@ -66,3 +66,9 @@ def test_a_compiled_encoder_gives_the_same_up_to_rounding(algo):
         rollout_and_metrics(parts)
         weights.append([p.detach() for p in parts.algorithm.actor.parameters()])
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("algo", ["acer", "a2c"])
+def test_policies_without_an_encoder_cannot_be_compiled(algo):
+    with pytest.raises(UserError, match=r"no encoder.*policy=cnn or policy=lstm"):
+        assemble(check(compose([f"algo={algo}", "compile=default"])))

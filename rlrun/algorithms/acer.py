@@ -211,7 +211,7 @@ class ACER:
         states of both.
         """
         own, average = self._states(state)
-        acted = self.actor.act(observations, reset, own, rng)
+        acted = self.actor.act(observations, reset, own, rng, note=True)
         if self.state_size:
             _, average = self.average.encode(observations, reset, average)
             acted = acted._replace(state=torch.cat([acted.state, average.cpu()], -1))

@@ -196,7 +196,7 @@ class ACKTR:
         self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
     ) -> Acted:
         """One step of `B` environments, as `Actor.act`."""
-        acted = self.actor.act(observations, reset, state, rng)
+        acted = self.actor.act(observations, reset, state, rng, note=True)
         self.settle()
         return acted
 

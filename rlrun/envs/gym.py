@@ -32,9 +32,13 @@ class _InTurn(SyncVectorEnv):
         if is_composite(self.single_observation_space):
             return super().step(actions)
         rewards, terminated, truncated = self._rewards, self._terminations, self._truncations
+        shape = self._observations.shape[1:]
         for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             obs, rewards[i], terminated[i], truncated[i], _ = env.step(action)
-            self._observations[i] = self._env_obs[i] = obs
+            if np.shape(obs) != shape:
+                raise ValueError(f"an observation is of shape {np.shape(obs)}, not {shape}")
+            np.copyto(self._observations[i, ...], obs, casting="same_kind")
+            self._env_obs[i] = obs
         # Copies, for a reset writes into them.
         return self._observations, rewards.copy(), terminated.copy(), truncated.copy(), {}
 

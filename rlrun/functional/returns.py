@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 
+@torch.no_grad()
 def retrace(
     rewards: Tensor,
     q: Tensor,
@@ -75,6 +76,7 @@ def v_target(values: Tensor, q_ret: Tensor, q: Tensor, rho: Tensor) -> Tensor:
     return rho.clamp(max=1.0) * (q_ret - q) + values
 
 
+@torch.no_grad()
 def gae(
     rewards: Tensor,
     values: Tensor,

@@ -6,9 +6,10 @@ from torch import Tensor, _utils
 
 
 def flat(tensors: Iterable[Tensor | None]) -> Tensor:
-    """All numbers of these, one after the other; in a copy, unless it is one tensor alone."""
-    vector: Tensor = _utils._flatten_dense_tensors(list(tensors))  # type: ignore[no-untyped-call]
-    return vector
+    """All numbers of these, one after the other, in a copy."""
+    several = list(tensors)
+    vector: Tensor = _utils._flatten_dense_tensors(several)  # type: ignore[no-untyped-call]
+    return vector.clone() if len(several) == 1 else vector  # of one tensor alone it is a view
 
 
 def parts(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -152,7 +152,8 @@ class KFAC:
         The first dimension of a layer's input counts its samples; a layer that is called several
         times has those of all calls, each taken for a sample of its own.
 
-        One pass can serve the statistics and the loss, if its scores go back by what is yielded:
+        One pass can serve the statistics and the loss. Its scores must go back by what is yielded,
+        for an ordinary backward pass would leave gradients:
 
             with opt.capture(rows=len(x)) as backward:
                 output = model(x)

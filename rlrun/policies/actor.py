@@ -17,6 +17,7 @@ from rlrun.functional.distributions import (
     Probabilities,
 )
 from rlrun.policies.base import Policy, Segment
+from rlrun.policies.cnn_encoder import CnnEncoder
 from rlrun.policies.recall import Recall
 from rlrun.schema import UserError
 from rlrun.transfer import sent
@@ -110,9 +111,11 @@ class Actor(nn.Module):
             log_std = torch.full((outputs,), log_std_init, device=self.device)
             self.log_std = nn.Parameter(log_std)
             self.n_statistics = 2 * outputs
-        convolutional = any(isinstance(module, nn.Conv2d) for module in policy.modules())
+        self._recall: Recall | None = None
         plain = self.device.type == "cpu" and policy.autocast is None and not policy.state_size
-        self._recall = Recall(policy) if convolutional and plain else None
+        encoder = getattr(policy, "encoder", None)
+        if plain and isinstance(encoder, CnnEncoder):
+            self._recall = Recall(encoder)
 
     @property
     def device(self) -> torch.device:
@@ -124,15 +127,22 @@ class Actor(nn.Module):
         return self.distribution.statistics(self.policy.head("policy", latents), self.log_std)
 
     def compile_encoder(self, mode: str) -> None:
-        """Let `torch.compile` make one kernel of many in the policy's encoder, if it has one.
+        """Let `torch.compile` make one kernel of many in the policy's encoder.
 
         Args:
             mode: of `torch.compile`.
+
+        Raises:
+            UserError: it has none.
         """
         encoder = getattr(self.policy, "encoder", None)
-        if isinstance(encoder, nn.Module):
-            encoder.compile(mode=mode, dynamic=False)
-            self._recall = None  # it looks into layers, which are no longer called one by one
+        if not isinstance(encoder, nn.Module):
+            raise UserError(
+                f"compile: {mode}: this policy has no encoder, the part that is compiled: it gains "
+                f"where there are convolutions. Use compile=none, or policy=cnn or policy=lstm"
+            )
+        encoder.compile(mode=mode)
+        self._recall = None  # it looks into layers, which are no longer called one by one
 
     def latents(self, features: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
         """As `Policy.encode`, in the precision that the policy is to be run in."""
@@ -173,7 +183,12 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
+        self,
+        observations: Tensor,
+        reset: Tensor,
+        state: Tensor,
+        rng: torch.Generator | None,
+        note: bool = False,
     ) -> Acted:
         """One step of `B` environments.
 
@@ -182,8 +197,9 @@ class Actor(nn.Module):
             reset: `[B]` bool, whether they are the first of an episode.
             state: `[B, S]`, the recurrent state after the step before.
             rng: draws the actions; None for the most probable ones.
+            note: for `recalling`.
         """
-        with self._recall.noting(observations) if self._recall else nullcontext():
+        with self._recall.noting(observations) if note and self._recall else nullcontext():
             latents, state = self._encode(observations, reset, state)
             statistics = self.statistics(latents).cpu()
         if rng is None:

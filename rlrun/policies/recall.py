@@ -1,8 +1,8 @@
 """What a network gave while it acted, kept for learning from the same observations.
 
-An update reads the observations of a segment with the very weights that acted in them. Their
-convolutions and matrix products, a third of its work, are taken from notes then; only the rows
-that nobody acted in are computed.
+An update reads the observations of a segment with the very weights that acted in them. Its
+convolutions, a third of its work, are taken from notes then; only the rows that nobody acted in
+are computed.
 
 A note is what the layers make of one step's rows, whenever that is: where one is missing or is of
 other weights it is made anew, from the same rows, so that nothing that is learnt depends on who
@@ -13,7 +13,7 @@ by way of `.data`.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +23,21 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class Recall:
-    """Notes of the layers of a network, one per step of a segment.
+    """Notes of the layers of an encoder, one per step of a segment.
 
-    Owns the notes; the layers are changed only inside of its contexts.
+    Owns the notes; the layers are changed only inside of its contexts, which are for one thread.
 
     Args:
-        network: whose Conv2d and Linear layers are noted. Those that are not called exactly once
-            in a pass, with one row per observation, are computed as ever.
+        encoder: whose Conv2d and Linear layers are noted. Each must be called once in a pass, with
+            one row per observation, and nothing may write into what it gives.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._layers: list[Layer] = [m for m in network.modules() if _is_plain(m)]
-        self._tensors = [*network.parameters(), *network.buffers()]
+    def __init__(self, encoder: nn.Module) -> None:
+        self.encoder = encoder
+        self._layers: list[Layer] = [m for m in encoder.modules() if isinstance(m, Layer)]
         self._of: torch.UntypedStorage | None = None  # of the observations; kept, so that its
-        self._versions: list[int] = []  # address is nobody else's
-        self._notes: dict[int, dict[Layer, list[Tensor]]] = {}  # by step
+        self._weights: list[tuple[int, int]] = []  # address is nobody else's
+        self._notes: dict[int, dict[Layer, Tensor]] = {}  # by step
 
     @contextmanager
     def noting(self, observations: Tensor) -> Iterator[None]:
@@ -46,10 +46,10 @@ class Recall:
         Notes of other weights, or of another tensor, are forgotten.
         """
         self._forget_unless_of(observations)
-        notes: dict[Layer, list[Tensor]] = {layer: [] for layer in self._layers}
+        notes: dict[Layer, Tensor] = {}
 
         def noted(layer: Layer, forward: Forward, inputs: Tensor) -> Tensor:
-            notes[layer].append(output := forward(inputs))
+            output = notes[layer] = forward(inputs)
             return output
 
         with _replaced(self._layers, noted):
@@ -73,15 +73,12 @@ class Recall:
                     again(observations[t])
 
         def recalled(layer: Layer, forward: Forward, inputs: Tensor) -> Tensor:
-            noted = [self._notes[t][layer] for t in range(steps)]
-            if any(len(calls) != 1 or len(calls[0]) != n for calls in noted):
-                return forward(inputs)
             with torch.no_grad():
                 fresh = forward(inputs[steps * n :])
-                output = torch.cat([*(calls[0] for calls in noted), fresh])
+                output = torch.cat([*(self._notes[t][layer] for t in range(steps)), fresh])
             # Views: of a leaf the engine does not tell whether its gradient is wanted.
-            leaves = (inputs, layer.weight, layer.bias)
-            views = (None if leaf is None else leaf.view_as(leaf) for leaf in leaves)
+            assert layer.bias is not None
+            views = (leaf.view_as(leaf) for leaf in (inputs, layer.weight, layer.bias))
             known: Tensor = _Known.apply(output, *views, layer)  # type: ignore[no-untyped-call]
             return known
 
@@ -91,20 +88,14 @@ class Recall:
 
     def _forget_unless_of(self, observations: Tensor) -> None:
         """Forget all notes if they are of another tensor, or of other weights."""
-        storage, versions = observations.untyped_storage(), [t._version for t in self._tensors]
+        storage = observations.untyped_storage()
+        weights = [(p.data_ptr(), p._version) for p in self.encoder.parameters()]
         if self._of is None or self._of.data_ptr() != storage.data_ptr():
             self._of = storage
             self._notes.clear()
-        if self._versions != versions:
-            self._versions = versions
+        if self._weights != weights:
+            self._weights = weights
             self._notes.clear()
-
-
-def _is_plain(module: nn.Module) -> TypeGuard[Layer]:
-    """Is it a layer whose backward pass is known here?"""
-    if type(module) is nn.Conv2d:
-        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return type(module) is nn.Linear
 
 
 @contextmanager
@@ -126,7 +117,7 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor | None, layer: Layer
+        ctx: Any, output: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, layer: Layer
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.layer = layer
@@ -148,10 +139,9 @@ class _Known(torch.autograd.Function):
                 gradient, inputs, weight, [len(weight)], *shape, needed
             )
         else:
-            rows = gradient.flatten(0, -2)
             gradients = (
                 gradient @ weight if needed[0] else None,
-                rows.T @ inputs.flatten(0, -2) if needed[1] else None,
-                rows.sum(0) if needed[2] else None,
+                gradient.T @ inputs if needed[1] else None,
+                gradient.sum(0) if needed[2] else None,
             )
         return None, *gradients, None

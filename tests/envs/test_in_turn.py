@@ -40,3 +40,32 @@ def test_steps_and_resets_are_those_of_gymnasium(name):
             assert np.array_equal(*first)
             assert np.array_equal(mine[2], ended)  # a reset leaves what was returned
     assert resets > 1
+
+
+class Odd(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (2,), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, given):
+        self.given = given
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.uint8), {}
+
+    def step(self, action):
+        return self.given, 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [np.array([-1.5, 300.0]), np.array([-1, 300]), np.uint8(3), np.zeros((1, 2), np.uint8), None],
+    ids=["floats", "wide integers", "a number", "another shape", "nothing"],
+)
+def test_observations_that_do_not_fit_are_refused_and_not_bent(given):
+    spec = gymnasium.envs.registration.EnvSpec(
+        "Odd-v0", entry_point=lambda: Odd(given), disable_env_checker=True
+    )
+    batch = make_batch(spec, 2, {})
+    batch.reset()
+    with pytest.raises((TypeError, ValueError)):
+        batch.step(np.zeros(2, np.int64))
