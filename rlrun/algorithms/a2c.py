@@ -94,7 +94,9 @@ class A2C:
         if self.reward_scale is not None:
             self.reward_scale.begin(envs.n_envs)
 
-    def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
+    def update(
+        self, rollout: Rollout, progress: float, log: bool, closely: bool = True
+    ) -> dict[str, float]:
         """One gradient step from the fresh segment."""
         batch = rollout.to(self.device)
         if self.reward_scale is not None:

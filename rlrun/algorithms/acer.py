@@ -208,12 +208,14 @@ class ACER:
             acted = acted._replace(state=torch.cat([acted.state, average.cpu()], -1))
         return acted
 
-    def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
+    def update(
+        self, rollout: Rollout, progress: float, log: bool, closely: bool = True
+    ) -> dict[str, float]:
         """One update from the fresh segment, then a Poisson number of replayed ones."""
         if self.reward_scale is not None:
             self.reward_scale.observe(rollout)
         learning_rate = self.learning_rate * self.lr_schedule(progress)
-        metrics = self._learn(rollout, learning_rate, log, norms=log)
+        metrics = self._learn(rollout, learning_rate, log, norms=log and closely)
         metrics["optim/learning_rate"] = learning_rate
         replayed: list[dict[str, float]] = []
         if self.memory is not None:
@@ -222,7 +224,7 @@ class ACER:
                 mean = torch.tensor(float(self.replay_ratio))
                 for _ in range(int(torch.poisson(mean, generator=self.rng))):
                     batch, ages = self.memory.sample(self.rng)
-                    stats = self._learn(batch, learning_rate, log)
+                    stats = self._learn(batch, learning_rate, log and closely)
                     replayed.append(stats | {"replay/age": ages.float().mean().item()})
         self.actor.policy.observe(rollout.observations[1:].flatten(0, 1))
         if not log:
@@ -230,14 +232,14 @@ class ACER:
         if self.memory is not None:
             metrics["replay/updates"] = len(replayed)
             metrics["replay/slots"] = len(self.memory)
-        return metrics | replay_health(replayed)
+        return metrics | (replay_health(replayed) if closely else {})
 
     def _learn(
         self, batch: Rollout, learning_rate: float, log: bool, norms: bool = False
     ) -> dict[str, float]:
         """One gradient step on a segment per environment, fresh or replayed.
 
-        With `norms`, two more backward passes tell how much each of the losses pulls.
+        With `norms`, one more backward pass tells how much each of the losses pulls.
         """
         batch = batch.to(self.device)
         if self.reward_scale is not None:
@@ -271,12 +273,18 @@ class ACER:
             stats = health(*of, self.correction_term, self.q_coef, self.ent_coef)
             if self.actor.log_std is not None:
                 stats["policy/std"] = self.actor.log_std.exp().mean().item()
+        of_policy: tuple[Tensor, ...] = ()
         if norms:
-            stats["optim/grad_norm_policy"] = self._grad_norm(outputs[:1], pulls[:1])
-            stats["optim/grad_norm_q"] = self._grad_norm(outputs[1:], pulls[1:])
-
+            of_policy = torch.autograd.grad(
+                f, self.parameters, pulls[0], retain_graph=True, materialize_grads=True
+            )
         self.optimizer.zero_grad()
         torch.autograd.backward(outputs, pulls)
+        if norms:
+            both = zip(self.parameters, of_policy, strict=True)
+            of_critic = [p.grad - own for p, own in both if p.grad is not None]
+            stats["optim/grad_norm_policy"] = nn.utils.get_total_norm(of_policy).item()
+            stats["optim/grad_norm_q"] = nn.utils.get_total_norm(of_critic).item()
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         require_finite({"gradient": grad_norm})
         self.optimizer.step(learning_rate)
@@ -293,13 +301,6 @@ class ACER:
         """That of the policy and that of its average, `[B, S]` -> `[B, S / 2]` each."""
         half = self.state_size // 2
         return state[:, :half], state[:, half:]
-
-    def _grad_norm(self, outputs: list[Tensor], pulls: list[Tensor]) -> float:
-        """Norm over all parameters of what flows back from some of the outputs."""
-        gradients = torch.autograd.grad(
-            outputs, self.parameters, pulls, retain_graph=True, allow_unused=True
-        )
-        return nn.utils.get_total_norm([g for g in gradients if g is not None]).item()
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser, scale of rewards, generator, and the memory without its entries."""

@@ -1,5 +1,7 @@
 """What ACER tells of itself: its losses and the health of its trust region and its replay."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,32 +36,37 @@ def health(
         ent_coef: weight of the entropy bonus.
     """
     q_error = estimates.q_ret - estimates.q
-    truncated_loss, correction_loss = (loss.mean() for loss in estimates.losses)
-    policy_loss = truncated_loss + correction_loss
-    q_loss = 0.5 * q_error.square().mean()
-    critic_loss = torch.stack([0.5 * e.square().sum() / len(q_error) for e in estimates.errors])
-    unexplained = q_error.var(correction=0) / estimates.q_ret.var(correction=0)
-    metrics = {
-        "loss/total": policy_loss + q_coef * critic_loss.sum() - ent_coef * entropy.mean(),
-        "loss/policy": policy_loss,
-        "loss/truncated": truncated_loss,
-        "loss/bias_correction": correction_loss,
-        "loss/q": q_loss,
-        "loss/explained_variance": 1.0 - unexplained,
-        "policy/entropy": entropy.mean(),
-        "policy/value": estimates.values.mean(),
-        "policy/advantage": estimates.advantages.mean(),
-        "importance/mean": estimates.rho.mean(),
-        "importance/truncated_share": (estimates.rho > c).float().mean(),
-        "trust_region/kl": kl.mean(),
-        "trust_region/active_share": (adjustment > 0).float().mean(),
-        "trust_region/adjustment": adjustment.mean(),
-        "trust_region/k_dot_g": (k * g).sum(-1).abs().mean(),
-        "trust_region/norm_k": k.norm(dim=-1).mean(),
-        "trust_region/norm_g": g.norm(dim=-1).mean(),
-        "trust_region/norm_z": z.norm(dim=-1).mean(),
+    truncated, correction = estimates.losses
+    by_state = {
+        "loss/truncated": truncated,
+        "loss/bias_correction": correction,
+        "loss/q": 0.5 * q_error.square(),
+        "policy/entropy": entropy,
+        "policy/value": estimates.values,
+        "policy/advantage": estimates.advantages,
+        "importance/mean": estimates.rho,
+        "importance/truncated_share": (estimates.rho > c).float(),
+        "trust_region/kl": kl,
+        "trust_region/active_share": (adjustment > 0).float(),
+        "trust_region/adjustment": adjustment,
+        "trust_region/k_dot_g": (k * g).sum(-1).abs(),
+        "trust_region/norm_k": k.norm(dim=-1),
+        "trust_region/norm_g": g.norm(dim=-1),
+        "trust_region/norm_z": z.norm(dim=-1),
     }
-    return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
+    critic_loss = [0.5 * e.square().sum() / len(q_error) for e in estimates.errors]
+    spreads = [x.var(correction=0) for x in (q_error, estimates.q_ret)]
+    means = torch.stack(list(by_state.values())).mean(1)
+    # One look at the device.
+    numbers = torch.cat([means, torch.stack(critic_loss + spreads)]).tolist()
+    metrics = dict(zip(by_state, numbers, strict=False))
+    *critic, unexplained, all_spread = numbers[len(by_state) :]
+    policy_loss = metrics["loss/truncated"] + metrics["loss/bias_correction"]
+    return metrics | {
+        "loss/total": policy_loss + q_coef * sum(critic) - ent_coef * metrics["policy/entropy"],
+        "loss/policy": policy_loss,
+        "loss/explained_variance": 1.0 - unexplained / all_spread if all_spread else math.nan,
+    }
 
 
 def replay_health(replayed: list[dict[str, float]]) -> dict[str, float]:

@@ -46,10 +46,13 @@ class Algorithm(Protocol):
     ) -> Acted:
         """One step of `B` environments; with `rng` None by the most probable actions."""
 
-    def update(self, rollout: Rollout, progress: float, log: bool) -> Mapping[str, float]:
+    def update(
+        self, rollout: Rollout, progress: float, log: bool, closely: bool = True
+    ) -> Mapping[str, float]:
         """Learn from a fresh segment; `progress` in [0, 1] is the share of the training done.
 
-        Returns the metrics if `log`, else an empty mapping; asking for them changes nothing.
+        Returns the metrics if `log`, and those that take passes of their own only if `closely`
+        too; else an empty mapping. Asking for them changes nothing.
 
         Raises:
             NonFiniteUpdate: before the weights change.
