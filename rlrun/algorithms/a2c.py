@@ -109,7 +109,9 @@ class A2C:
         """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
         self.optimizer.require_finite.settle()
 
-    def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
+    def update(
+        self, rollout: Rollout, progress: float, log: bool, closely: bool = True
+    ) -> dict[str, float]:
         """One gradient step from the fresh segment."""
         batch = rollout.to(self.device)
         if self.reward_scale is not None:

@@ -222,20 +222,23 @@ class ACER:
         """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
         self.optimizer.require_finite.settle()
 
-    def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
+    def update(
+        self, rollout: Rollout, progress: float, log: bool, closely: bool = True
+    ) -> dict[str, float]:
         """One update from the fresh segment, then a Poisson number of replayed ones."""
         if self.reward_scale is not None:
             self.reward_scale.observe(rollout)
+        closely = log and closely
         learning_rate = self.learning_rate * self.lr_schedule(progress)
         fresh = rollout.to(self.device)
-        learnt, ages = [self._learn(fresh, learning_rate, log, fresh=True)], []
+        learnt, ages = [self._learn(fresh, learning_rate, log, True, closely)], []
         if self.memory is not None:
             self.memory.push(rollout)
             if len(self.memory) >= self.replay_start:
                 mean = torch.tensor(float(self.replay_ratio))
                 for _ in range(int(torch.poisson(mean, generator=self.rng))):
                     batch, age = self.memory.sample(self.rng)
-                    learnt.append(self._learn(batch.to(self.device), learning_rate, log))
+                    learnt.append(self._learn(batch.to(self.device), learning_rate, closely))
                     ages.append(age.float().mean().item())
         self.actor.policy.observe(fresh.observations[1:].flatten(0, 1))
         if not log:
@@ -245,26 +248,25 @@ class ACER:
         metrics["optim/learning_rate"] = learning_rate
         if self.memory is not None:
             metrics |= {"replay/updates": len(replayed), "replay/slots": len(self.memory)}
-        return metrics | replay_health(replayed, ages)
+        return metrics | (replay_health(replayed, ages) if closely else {})
 
     def _learn(
-        self, batch: Rollout, learning_rate: float, log: bool, fresh: bool = False
+        self, batch: Rollout, rate: float, log: bool, fresh: bool = False, norms: bool = False
     ) -> dict[str, Tensor]:
-        """One gradient step on a segment per environment, with the pull of each loss in its log."""
+        """One gradient step on a segment per environment; `norms`: tell the pull of each loss."""
         if self.reward_scale is not None:
             batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
         n = batch.rewards.numel()
         own_state, average_state = self._states(batch.state)
         observations, segment = segments.observed(replace(batch, state=own_state))
-        features = self.actor.policy.features(observations)
+        policy = self.actor.policy
+        features = policy.features(observations)
         with self.actor.recalling(batch.observations) if fresh else nullcontext():
             latents, _ = self.actor.latents(features, segment)
             statistics = self.actor.statistics(latents)
         f = statistics[:n]  # the states that were acted in; the others only bootstrap
 
-        estimates = self.estimator.estimates(
-            self.actor.policy, latents, statistics, batch, self.rng
-        )
+        estimates = self.estimator.estimates(policy, latents, statistics, batch, self.rng)
         with torch.no_grad():
             _, segment = segments.acted_in(replace(batch, state=average_state))
             average = self.average.statistics(self.average.latents(features[:n], segment)[0])
@@ -282,13 +284,12 @@ class ACER:
             stats = health(*of, self.correction_term, self.q_coef, self.ent_coef)
             if self.actor.log_std is not None:
                 stats["policy/std"] = self.actor.log_std.detach().exp().mean()
-        if log and fresh:
+        if norms:
             stats["optim/grad_norm_policy"] = pull_norm(self.parameters, outputs[:1], pulls[:1])
             stats["optim/grad_norm_q"] = pull_norm(self.parameters, outputs[1:], pulls[1:])
-
         self.optimizer.zero_grad()
         torch.autograd.backward(outputs, pulls)
-        grad_norm = self.optimizer.step(learning_rate, self.max_grad_norm)
+        grad_norm = self.optimizer.step(rate, self.max_grad_norm)
         torch._foreach_lerp_(self.average_parameters, self.parameters, 1.0 - self.alpha)
         if log:
             stats["optim/grad_norm"] = grad_norm

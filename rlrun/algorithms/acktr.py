@@ -6,6 +6,7 @@ matrix is that of `p(a, v | s) = pi(a | s) N(v; V(s), sigma^2)`; its samples are
 the segment, which the very same weights have drawn, and normal noise on the values.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from rlrun.functional.distributions.gaussian import FISHER_LOG_STD
 from rlrun.optim.kfac import KFAC
 from rlrun.policies.actor import Acted
 from rlrun.policies.actor_critic import ActorCritic
-from rlrun.policies.base import Head, Policy, Segment
+from rlrun.policies.base import Head, Policy
 from rlrun.schema import (
     Fraction,
     LogDeviation,
@@ -37,6 +38,7 @@ from rlrun.schema import (
 from rlrun.transfer import sent
 
 WIDEST = 16384  # inputs of a layer: its factor takes a gigabyte, and hours to decompose
+MEASURED = 256  # states at most, or one environment, in which the KL of a step is measured
 
 
 class ACKTR:
@@ -204,7 +206,9 @@ class ACKTR:
         """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
         self.optimizer.require_finite.settle()
 
-    def update(self, rollout: Rollout, progress: float, log: bool) -> dict[str, float]:
+    def update(
+        self, rollout: Rollout, progress: float, log: bool, closely: bool = True
+    ) -> dict[str, float]:
         """Statistics from the scores of the segment, then one natural-gradient step."""
         batch = rollout.to(self.device)
         if self.reward_scale is not None:
@@ -225,7 +229,9 @@ class ACKTR:
         if log:
             metrics = advantage.health(self.actor, terms, loss)
             metrics["optim/learning_rate"] = learning_rate
-            metrics |= self._trust_region(*segments.acted_in(batch), terms)
+        if log and closely:
+            metrics |= self._trust_region(batch, terms)
+        if log:
             self.settle()
         self.actor.policy.observe(batch.observations[1:].flatten(0, 1))
         return metrics
@@ -244,14 +250,27 @@ class ACKTR:
         ]
 
     @torch.no_grad()
-    def _trust_region(
-        self, observations: Tensor, segment: Segment, before: advantage.Terms
-    ) -> dict[str, float]:
-        """The KL that the factors predicted for the step, the one it caused, and the curvature."""
-        statistics, values = self.actor(observations, segment)
+    def _trust_region(self, batch: Rollout, before: advantage.Terms) -> dict[str, float]:
+        """The KL that the factors predicted for the step, the one it caused, and the curvature.
+
+        What it caused is measured in some of the environments, evenly spread.
+        """
+        shape = batch.rewards.shape
+        some = slice(None, None, math.ceil(batch.rewards.numel() / MEASURED))
+        few = replace(
+            batch,
+            observations=batch.observations[:, some],
+            reset=batch.reset[:, some],
+            state=batch.state[some],
+        )
+        statistics, values = self.actor(*segments.acted_in(few))
+        own_before, values_before = (
+            of.view(*shape, *of.shape[1:])[:, some].flatten(0, 1)
+            for of in (before.statistics, before.values)
+        )
         sigma = 1.0 / (2.0 * self.vf_fisher_coef)
-        policy_kl = self.actor.distribution.kl(before.statistics, statistics).mean().item()
-        value_kl = 0.5 * ((values - before.values) / sigma).square().mean().item()
+        policy_kl = self.actor.distribution.kl(own_before, statistics).mean().item()
+        value_kl = 0.5 * ((values - values_before) / sigma).square().mean().item()
         metrics = {
             "trust_region/policy_kl": policy_kl,
             "trust_region/value_kl": value_kl,

@@ -56,10 +56,13 @@ class Algorithm(Protocol):
     def settle(self) -> None:
         """Raise `NonFiniteUpdate` if an update broke the weights and nobody has looked yet."""
 
-    def update(self, rollout: Rollout, progress: float, log: bool) -> Mapping[str, float]:
+    def update(
+        self, rollout: Rollout, progress: float, log: bool, closely: bool = True
+    ) -> Mapping[str, float]:
         """Learn from a fresh segment; `progress` in [0, 1] is the share of the training done.
 
-        Returns the metrics if `log`, else an empty mapping; asking for them changes nothing.
+        Returns the metrics if `log`, and those that take passes of their own only if `closely`
+        too; else an empty mapping. Asking for them changes nothing.
 
         Raises:
             NonFiniteUpdate: before the weights change. On a GPU, where looking would take a wait,

@@ -142,7 +142,8 @@ class Model(Situated):
             total_timesteps: steps over all environments; the last segment may overshoot.
             callback: looks on at every step, and stops by returning False: a `BaseCallback`, a
                 function of two dicts (locals, globals), or a list of them.
-            log_interval: updates from one row of metrics to the next.
+            log_interval: updates from one row of metrics to the next; metrics that take time to
+                learn in are at least 10 updates apart.
             tb_log_name: name of the run in TensorBoard; None for that of the class.
             reset_num_timesteps: count the steps from zero. If not, go on with the last run of
                 TensorBoard, and with the schedule: its progress is over all steps, also the past.

@@ -152,13 +152,18 @@ class Checkpointer:
         assert manifest.window is not None
         first, end = manifest.window
         for segment in manifest.segments:
-            path = self._replay / segment.name
-            tensors = unpack(read(path, segment.stamp, TENSORS_LIMIT), path)
-            _check_rows(tensors, segment.stop - segment.start, path)
+            tensors = self._read_segment(segment)
             start, stop = max(first, segment.start), min(end, segment.stop)
             if start < stop:
                 rows = slice(start - segment.start, stop - segment.start)
                 log.restore(start, stop, {name: t[rows] for name, t in tensors.items()})
+            del tensors  # before the next ones are read
+
+    def _read_segment(self, segment: Segment) -> dict[str, torch.Tensor]:
+        path = self._replay / segment.name
+        tensors = unpack(read(path, segment.stamp, TENSORS_LIMIT), path)
+        _check_rows(tensors, segment.stop - segment.start, path)
+        return tensors
 
     def save(
         self,
@@ -230,16 +235,19 @@ class Checkpointer:
             rows = max(1, SEGMENT_BYTES // max(1, entry))
         while start < end:
             stop = min(start + rows, end)
-            tensors = log.export(start, stop)
-            path = self._replay / segment_name(start, stop)
-            _check_rows(tensors, stop - start, path)
-            segments.append(Segment(start, stop, put(path, pack(tensors), self._disk)))
+            segments.append(self._write_segment(log, start, stop))
             start = stop
         if written:
             self._disk.sync(self._replay)
         if not covers((first, end), tuple(segments)):
             raise ValueError(f"the history's window {first}..{end} does not follow the last one")
         return tuple(segments)
+
+    def _write_segment(self, log: SegmentLog, start: int, stop: int) -> Segment:
+        tensors = log.export(start, stop)
+        path = self._replay / segment_name(start, stop)
+        _check_rows(tensors, stop - start, path)
+        return Segment(start, stop, put(path, pack(tensors), self._disk))
 
     def _commit(self, temporary: Path, path: Path) -> None:
         """Give the finished folder its name; one of the same step stays readable until then."""

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
-from rlrun.run.tfrecord import record
-
 logger = logging.getLogger(__name__)
 
 
@@ -81,8 +79,8 @@ class SafeView:
 class TensorBoardLogger:
     """Event files for TensorBoard in the run's folder, under `tensorboard/`.
 
-    Written in TensorBoard's format directly: its usual writer puts the host name into the name of
-    the file and keeps records in a thread, where a killed run loses them.
+    Written with TensorBoard's record format directly: its usual writer puts the host name into
+    the name of the file and keeps records in a thread, where a killed run loses them.
     """
 
     def __init__(self) -> None:
@@ -96,20 +94,21 @@ class TensorBoardLogger:
         """Begin a new event file in the folder `events`, as `start`."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
         self._event, self._summary = Event, Summary
         events.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files in the order of their names, so they tell the time.
         self._file = (events / f"events.out.tfevents.{time.time_ns()}").open("xb", buffering=0)
+        self._records = RecordWriter(self._file)
         self._put(file_version="brain.Event:2")
         # A new run hides everything: it may stand in the folder of one that was overwritten.
         hidden_from = resume_step + 1 if resume_step else 0
         self._put(session_log=SessionLog(status=SessionLog.START), step=hidden_from)
 
     def _put(self, **fields: Any) -> None:
-        assert self._file is not None
         event = self._event(wall_time=time.time(), **fields)
-        self._file.write(record(event.SerializeToString()))
+        self._records.write(event.SerializeToString())
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one event that holds all metrics of the update."""

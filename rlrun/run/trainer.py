@@ -165,7 +165,7 @@ class Trainer:
             metrics["time/steps_per_second"] = self.steps_per_second
             self.metrics_log.write(self.step, metrics)
             self._view(metrics)
-            self._shown = metrics
+            self._shown = self._shown | metrics
         self.screen.update(self.step, self.steps_per_second, self._shown, *training.recent())
         return True
 

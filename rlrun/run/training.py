@@ -1,5 +1,6 @@
 """One training: who learns, who acts, and how far they are; whatever watches is elsewhere."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +12,7 @@ from rlrun.envs import Episode, Interface, Step
 from rlrun.space_codec import decode, encode
 
 WINDOW = 100  # episodes over which the return of the training is averaged
+CLOSELY = 10  # updates at least from one close look to the next, which takes time to learn in
 
 
 NOTHING_YET: dict[str, Any] = {
@@ -95,11 +97,14 @@ class Training:
             log_interval: updates from one set of metrics to the next.
 
         Returns:
-            Metrics; empty between two logged updates.
+            Metrics; empty between two logged updates. Those that take passes of their own are
+            there at most once in `CLOSELY` updates.
         """
         self.updates += 1
         log = self.updates % log_interval == 0
-        learnt = self.algorithm.update(rollout, min(1.0, self.step / total_timesteps), log)
+        closely = self.updates % (log_interval * math.ceil(CLOSELY / log_interval)) == 0
+        progress = min(1.0, self.step / total_timesteps)
+        learnt = self.algorithm.update(rollout, progress, log, closely)
         if not log:
             return {}
         metrics: dict[str, float] = {"train/episodes": self.episodes}

@@ -208,6 +208,22 @@ def test_gradient_norms_are_logged_per_loss():
     assert metrics["optim/grad_norm"] > 1e-3
 
 
+def test_what_takes_passes_of_its_own_is_looked_at_only_closely():
+    ours, others = (make(replay_start=0, replay_ratio=3.0) for _ in range(2))
+    for _ in range(3):
+        batch = segment(ours)
+        closely = ours.update(batch, 0.0, True, True)
+        short = others.update(batch, 0.0, True, False)
+        assert short == {name: closely[name] for name in short}
+        left = closely.keys() - short.keys()
+        norms = {"optim/grad_norm_policy", "optim/grad_norm_q"}
+        assert norms <= left
+        assert ("replay/kl" in left) == (closely["replay/updates"] > 0)
+        assert {name.partition("/")[0] for name in left - norms} <= {"replay"}
+    torch.testing.assert_close(ours.actor.state_dict(), others.actor.state_dict(), rtol=0, atol=0)
+    assert others.update(batch, 0.0, False, True) == {}
+
+
 def test_fresh_segments_have_ratio_one():
     algorithm = make()
     metrics = algorithm.update(segment(algorithm, fresh=True), 0.0, log=True)

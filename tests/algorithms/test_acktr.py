@@ -14,7 +14,7 @@ from test_advantage import KINDS, SPACES, act, apart, as_torch, by_hand, envs_of
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from rlrun.algorithms import segments
+from rlrun.algorithms import acktr, segments
 from rlrun.algorithms.a2c import A2C
 from rlrun.algorithms.acktr import ACKTR
 from rlrun.build import assemble
@@ -360,20 +360,36 @@ def measured(before, after, observations, coef):
 
 
 @KINDS
-@pytest.mark.parametrize("coef", [0.5, 1.0, 2.0])
-def test_the_logged_kl_is_that_between_the_networks_before_and_after(kind, coef):
+@pytest.mark.parametrize(("coef", "every"), [(0.5, 1), (1.0, 1), (2.0, 1), (1.0, 2)])
+def test_the_logged_kl_is_that_between_the_networks_before_and_after(
+    kind, coef, every, monkeypatch
+):
+    """In all environments, or in some where there are many states."""
     algorithm = make(kind, cold_iter=1, vf_fisher_coef=coef)
     for seed in range(4):
         batch = segment(algorithm.actor, seed)
+        monkeypatch.setattr(acktr, "MEASURED", batch.rewards.numel() / every)
         before = make(kind).actor
         before.load_state_dict(algorithm.actor.state_dict())
         metrics = update(algorithm, batch, log=True)
-        states = batch.observations[:-1].flatten(0, 1)
+        states = batch.observations[:-1, ::every].flatten(0, 1)
         policy, value = measured(before, algorithm.actor, states, coef)
         assert metrics["trust_region/policy_kl"] == pytest.approx(policy, rel=1e-5)
         assert metrics["trust_region/value_kl"] == pytest.approx(value, rel=1e-5)
         assert metrics["trust_region/kl"] == pytest.approx(policy + value, rel=1e-5)
         assert min(policy, value) > 1e-9
+
+
+def test_the_curvature_is_looked_at_only_closely():
+    ours, others = (make(cold_iter=1) for _ in range(2))
+    batch = segment(ours.actor, 0)
+    closely = ours.update(copy.deepcopy(batch), 0.0, True, True)
+    short = others.update(copy.deepcopy(batch), 0.0, True, False)
+    assert short == {name: closely[name] for name in short}
+    left = {name.partition("/")[0] for name in closely.keys() - short.keys()}
+    assert {"trust_region", "kfac_policy", "kfac_basis"} <= left
+    torch.testing.assert_close(weights(ours), weights(others), rtol=0, atol=0)
+    assert others.update(batch, 0.0, False, True) == {}
 
 
 def predicted_by_measured(kind, hidden, updates=25):
@@ -393,8 +409,9 @@ def predicted_by_measured(kind, hidden, updates=25):
 
 
 @KINDS
-def test_predicted_and_measured_kl_agree_where_the_factors_are_exact(kind):
+def test_predicted_and_measured_kl_agree_where_the_factors_are_exact(kind, monkeypatch):
     """One layer, whose scores do not depend on its inputs: but for sampling nothing is left out."""
+    monkeypatch.setattr(acktr, "MEASURED", 10**6)
     logs = np.log(predicted_by_measured(kind, hidden=()))
     assert np.abs(logs).max() < math.log(1.2)
     assert np.abs(logs.mean(0)).max() < math.log(1.1)

@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,35 @@ def test_long_histories_are_split(tmp_path, monkeypatch):
     path = write(saver, 1, log, add=5)
     assert [(s.start, s.stop) for s in verify(path).segments] == [(0, 2), (2, 4), (4, 5)]
     assert content(saver, path)[2] == log.content()
+
+
+def test_only_one_piece_of_a_history_is_held_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES", 15)
+    held = []
+
+    def alone(function):
+        def called(*args):
+            assert not [piece for piece in held if piece() is not None]
+            tensors = function(*args)
+            held.extend(weakref.ref(tensor) for tensor in tensors.values())
+            return tensors
+
+        return called
+
+    log, saver = FakeLog(), open_run(tmp_path / "run")
+    monkeypatch.setattr(log, "export", alone(log.export))
+    path = write(saver, 1, log, add=5)
+    again = FakeLog()
+    reading, unpack = [], checkpoint.unpack
+
+    def unpacked(data, path):
+        return alone(unpack)(data, path) if "replay" in path.parts else unpack(data, path)
+
+    monkeypatch.setattr(checkpoint, "unpack", unpacked)
+    monkeypatch.setattr(again, "restore", lambda *row: reading.append(row[:2]))
+    saver.load(path, again)
+    assert reading == [(0, 2), (2, 4), (4, 5)]
+    assert len(held) == 2 * (1 + 3 + 3)
 
 
 def test_a_history_that_does_not_follow_is_refused(run):

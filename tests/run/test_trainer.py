@@ -148,7 +148,7 @@ class Harness:
         self.segments, self.in_hand = self.segments + 1, 0
         return self.rollout
 
-    def update(self, rollout, progress, log):
+    def update(self, rollout, progress, log, closely):
         assert rollout is self.rollout
         self.learnt += 1
         self.told.append(("update", progress, log))
@@ -460,7 +460,7 @@ def test_other_failures_of_saving_are_not_taken_for_a_full_disk(clock):
 
 
 def test_a_broken_update_leaves_the_last_checkpoint_alone(clock):
-    def broken(rollout, progress, log):
+    def broken(rollout, progress, log, closely):
         if run.trainer.step == 40:
             raise NonFiniteUpdate("injected")
         return {}
@@ -703,7 +703,7 @@ def test_the_state_of_a_model_without_a_folder_is_taken_over(clock):
 def test_episodes_before_a_broken_update_are_in_the_log(clock):
     """What they show may be why it broke."""
 
-    def broken(rollout, progress, log):
+    def broken(rollout, progress, log, closely):
         raise NonFiniteUpdate("injected")
 
     run = Harness(clock, episodes=two_episodes)

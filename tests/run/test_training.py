@@ -83,9 +83,9 @@ def test_everybody_is_told_in_order(training, monkeypatch):
     watch = Watch(training)
     update = training.algorithm.update
 
-    def told(rollout, progress, log):
+    def told(*args):
         watch.told.append("update")
-        return update(rollout, progress, log)
+        return update(*args)
 
     monkeypatch.setattr(training.algorithm, "update", told)
     iterate(training, watch)
@@ -140,11 +140,31 @@ def test_the_progress_is_that_after_the_segment(training, monkeypatch):
     monkeypatch.setattr(
         training.algorithm,
         "update",
-        lambda rollout, done, log: progress.append(done) or update(rollout, done, log),
+        lambda rollout, done, *asked: progress.append(done) or update(rollout, done, *asked),
     )
     for total in (TOTAL, TOTAL, 1):
         training.learn(training.collect(), total, 1)
     assert progress == [N / TOTAL, 2 * N / TOTAL, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("log_interval", "closely"),
+    [(1, [10, 20, 30]), (4, [12, 24]), (10, [10, 20, 30]), (15, [15, 30])],
+)
+def test_rows_with_what_takes_time_are_ten_updates_apart(
+    training, monkeypatch, log_interval, closely
+):
+    asked = []
+    monkeypatch.setattr(
+        training.algorithm, "update", lambda rollout, progress, *how: asked.append(how) or {}
+    )
+    for _ in range(30):
+        training.learn(None, TOTAL, log_interval)
+    updates = range(1, 31)
+    assert [u for u in updates if asked[u - 1][0]] == list(updates)[
+        log_interval - 1 :: log_interval
+    ]
+    assert [u for u in updates if all(asked[u - 1])] == closely
 
 
 def test_what_a_watcher_records_goes_into_the_next_logged_row_once(training):
@@ -370,7 +390,7 @@ def test_no_interface_is_needed_of_a_stub():
     learnt = []
     algorithm = SimpleNamespace(
         act=lambda observations, reset, state, rng: (torch.zeros(ENVS, dtype=torch.int64),) * 3,
-        update=lambda rollout, progress, log: learnt.append(rollout) or {"loss/mine": 1.0},
+        update=lambda rollout, *_: learnt.append(rollout) or {"loss/mine": 1.0},
     )
     envs = SimpleNamespace(n_envs=ENVS)
     step = SimpleNamespace(episodes=[])
