@@ -94,11 +94,11 @@ def test_a_run_that_breaks_writes_nothing_of_it(command, tmp_path, monkeypatch, 
     more = ["device=cpu", "eval.episodes=2", "log_interval=1000", "logger=files"]
     update, updates = cls.update, []
 
-    def broken(self, rollout, progress, log):
+    def broken(self, rollout, progress, log, *closely):
         updates.append(log)
         if len(updates) == at:
             rollout.rewards[2, 1] = float("nan")
-        return update(self, rollout, progress, log)
+        return update(self, rollout, progress, log, *closely)
 
     monkeypatch.setattr(cls, "update", broken)
     assert command(*words, *settings, *more).code == 3

@@ -159,11 +159,11 @@ def test_numbers_that_are_not_finite_leave_the_checkpoint_before(
     straight, _ = train(command, tmp_path / "straight", *words)
     update, updates = cls.update, []
 
-    def broken(self, rollout, progress, log):
+    def broken(self, rollout, progress, log, *closely):
         updates.append(log)
         if len(updates) == 21:
             rollout.rewards[2, 1] = float("nan")
-        return update(self, rollout, progress, log)
+        return update(self, rollout, progress, log, *closely)
 
     monkeypatch.setattr(cls, "update", broken)
     folder, result = train(command, tmp_path / "broken", *words, code=3)
