@@ -141,6 +141,9 @@ class Actor(nn.Module):
                 f"compile: {mode}: this policy has no encoder, the part that is compiled: it gains "
                 f"where there are convolutions. Use compile=none, or policy=cnn or policy=lstm"
             )
+        from torch._functorch import config
+
+        config.donated_buffer = False  # the norms of two losses go back through one graph
         encoder.compile(mode=mode)
         self._recall = None  # it looks into layers, which are no longer called one by one
 
