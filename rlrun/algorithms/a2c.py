@@ -9,19 +9,19 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlrun.algorithms import advantage
+from rlrun.algorithms.acting import Acting
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
 from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.optim.rmsprop import RMSprop
-from rlrun.policies.actor import Acted
 from rlrun.policies.actor_critic import ActorCritic
 from rlrun.policies.base import Head, Policy
 from rlrun.schema import Fraction, LogDeviation, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
-class A2C:
+class A2C(Acting):
     """The algorithm, its network and its optimiser.
 
     Args:
@@ -43,6 +43,8 @@ class A2C:
         log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
     """
 
+    actor: ActorCritic
+    optimizer: RMSprop
     memory: ReplayMemory | None = None
 
     def __init__(
@@ -96,18 +98,6 @@ class A2C:
     def compile(self, mode: str) -> None:
         """Run the network by `torch.compile`, in this mode of it."""
         self.actor.compile_encoder(mode)
-
-    def act(
-        self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
-    ) -> Acted:
-        """One step of `B` environments, as `Actor.act`."""
-        acted = self.actor.act(observations, reset, state, rng, note=True)
-        self.settle()
-        return acted
-
-    def settle(self) -> None:
-        """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
-        self.optimizer.require_finite.settle()
 
     def update(
         self, rollout: Rollout, progress: float, log: bool, closely: bool = True

@@ -23,6 +23,7 @@ from rlrun.algorithms.acer_estimates import Estimator
 from rlrun.algorithms.acer_exact import Exact, can_visit_all
 from rlrun.algorithms.acer_health import fetched, health, pull_norm, replay_health
 from rlrun.algorithms.acer_sampled import Sampled
+from rlrun.algorithms.acting import Acting
 from rlrun.data.replay import Place, ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
@@ -44,7 +45,7 @@ from rlrun.schema import (
 )
 
 
-class ACER:
+class ACER(Acting):
     """The algorithm, its networks, optimiser, replay memory and generators.
 
     Args:
@@ -80,6 +81,8 @@ class ACER:
         trace_root: let the traces of Retrace be `min(1, rho^(1 / d))` for sampled actions of `d`
             components; if not, `min(1, rho)`.
     """
+
+    optimizer: RMSprop
 
     def __init__(
         self,
@@ -211,16 +214,11 @@ class ACER:
         states of both.
         """
         own, average = self._states(state)
-        acted = self.actor.act(observations, reset, own, rng, note=True)
+        acted = super().act(observations, reset, own, rng)
         if self.state_size:
             _, average = self.average.encode(observations, reset, average)
             acted = acted._replace(state=torch.cat([acted.state, average.cpu()], -1))
-        self.settle()
         return acted
-
-    def settle(self) -> None:
-        """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
-        self.optimizer.require_finite.settle()
 
     def update(
         self, rollout: Rollout, progress: float, log: bool, closely: bool = True

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlrun.algorithms import advantage, segments
+from rlrun.algorithms.acting import Acting
 from rlrun.data.replay import ReplayMemory
 from rlrun.data.rewards import RewardScale
 from rlrun.data.rollout import Rollout
@@ -23,7 +24,6 @@ from rlrun.envs import Interface
 from rlrun.functional import schedules
 from rlrun.functional.distributions.gaussian import FISHER_LOG_STD
 from rlrun.optim.kfac import KFAC
-from rlrun.policies.actor import Acted
 from rlrun.policies.actor_critic import ActorCritic
 from rlrun.policies.base import Head, Policy
 from rlrun.schema import (
@@ -41,7 +41,7 @@ WIDEST = 16384  # inputs of a layer: its factor takes a gigabyte, and hours to d
 MEASURED = 256  # states at most, or one environment, in which the KL of a step is measured
 
 
-class ACKTR:
+class ACKTR(Acting):
     """The algorithm, its network, optimiser and generator.
 
     Args:
@@ -80,6 +80,8 @@ class ACKTR:
         log_std_init: where the logarithm of the Gaussian's deviation starts, for Box actions.
     """
 
+    actor: ActorCritic
+    optimizer: KFAC
     memory: ReplayMemory | None = None
 
     def __init__(
@@ -193,18 +195,6 @@ class ACKTR:
             f"compile: {mode}: ACKTR reads what goes through each layer, which compiled code does "
             f"not show. Use compile=none, or algo=acer or algo=a2c"
         )
-
-    def act(
-        self, observations: Tensor, reset: Tensor, state: Tensor, rng: torch.Generator | None
-    ) -> Acted:
-        """One step of `B` environments, as `Actor.act`."""
-        acted = self.actor.act(observations, reset, state, rng, note=True)
-        self.settle()
-        return acted
-
-    def settle(self) -> None:
-        """Raise `NonFiniteUpdate` for an update that has not been checked yet."""
-        self.optimizer.require_finite.settle()
 
     def update(
         self, rollout: Rollout, progress: float, log: bool, closely: bool = True

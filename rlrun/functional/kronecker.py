@@ -30,6 +30,13 @@ def with_one(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
 
 
+def _padded(images: Tensor, layer: nn.Conv2d) -> Tensor:
+    """What the convolution slides over, `[B, C, H + 2 ph, W + 2 pw]`."""
+    assert not isinstance(layer.padding, str)
+    ph, pw = layer.padding
+    return nn.functional.pad(images, (pw, pw, ph, ph)) if ph or pw else images
+
+
 def patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
     """What each output position of a convolution sees, as a view without copies if unpadded.
 
@@ -41,11 +48,8 @@ def patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
         `[B, H', W', kh, kw, C]`: the order of coordinates in `weight.permute(0, 2, 3, 1)`, which
         is that of memory where images lie channels-last.
     """
-    assert not isinstance(layer.padding, str)
-    (kh, kw), (dh, dw), (ph, pw) = layer.kernel_size, layer.dilation, layer.padding
-    if ph or pw:
-        images = nn.functional.pad(images, (pw, pw, ph, ph))
-    windows = images.movedim(1, 3)
+    (kh, kw), (dh, dw) = layer.kernel_size, layer.dilation
+    windows = _padded(images, layer).movedim(1, 3)
     windows = windows.unfold(1, dh * (kh - 1) + 1, layer.stride[0])
     windows = windows.unfold(2, dw * (kw - 1) + 1, layer.stride[1])
     return windows[..., ::dh, ::dw].permute(0, 1, 2, 4, 5, 3)
@@ -64,10 +68,7 @@ def mean_patches(images: Tensor, layer: nn.Conv2d) -> Tensor:
     Returns:
         `[B, kh, kw, C]`.
     """
-    assert not isinstance(layer.padding, str)
-    ph, pw = layer.padding
-    if ph or pw:
-        images = nn.functional.pad(images, (pw, pw, ph, ph))
+    images = _padded(images, layer)
     rows, columns = (
         _selection(images, 2 + i, layer.kernel_size[i], layer.dilation[i], layer.stride[i])
         for i in range(2)

@@ -127,7 +127,7 @@ def _following(constants: Tensor, factors: Tensor, last: Tensor) -> Tensor:
         `[T, B]`.
     """
     solve = _following_by_numpy if constants.is_cpu else _following_by_torch
-    return solve(constants.detach(), factors.detach(), last.detach())
+    return solve(constants, factors, last)
 
 
 def _following_by_numpy(constants: Tensor, factors: Tensor, last: Tensor) -> Tensor:
