@@ -169,6 +169,10 @@ def _run_hydra(job: _Job) -> int:
     from rlrun import env_source
 
     env_source.register()
+    if {"-m", "--multirun"} & set(sys.argv):
+        from rlrun.sweeps import plugins
+
+        plugins.register()
     command = hydra.main(str(usage.config_folder()), "config", version_base="1.3")(job)
     with _environment(_FULL_ERROR, "1"):
         command()

@@ -39,7 +39,7 @@ MAY_CHANGE = (
 """Keys that a run may go on with in another setting."""
 
 _MAY_BE_EMPTY = ("logger", "callback")
-_INERT = ("seed", *_MAY_BE_EMPTY, "checkpoint", "eval", "run", "log_interval")
+_INERT = ("seed", *_MAY_BE_EMPTY, "checkpoint", "eval", "run", "sweep", "log_interval")
 _INERT_IN_ALGO = ("replay_device",)
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 Given = Mapping[str, Callable[..., Any]]
@@ -91,6 +91,13 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Node `sweep`, which a single run does not read."""
+
+    name: Annotated[str, Matches(r"[\w.-]*\w[\w.-]*", "letters, digits, and . - _")] | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole tree: types, ranges and defaults; conf/config.yaml explains each key."""
 
@@ -110,6 +117,7 @@ class Config:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     eval: Eval = field(default_factory=Eval)
     run: Run = field(default_factory=Run)
+    sweep: Sweep = field(default_factory=Sweep)
 
 
 def check(config: Mapping[str, Any], given: Given | None = None) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def _run(
             latest = checkpointer.latest()
         except NoIntactCheckpoint as error:
             raise UserError(f"{error}; run.overwrite=true begins the run anew") from error
-        if _is_finished(folder, config):
+        if stored.is_finished(stored.read_json(folder / "result.json"), config["total_timesteps"]):
             say(
                 f"{folder} is finished. `rlrun resume {folder} total_timesteps=N` goes on with "
                 f"it, run.overwrite=true begins it anew."
@@ -181,15 +181,6 @@ def _clear(folder: Path) -> None:
     for child in folder.iterdir():
         if child.name != LOCK:
             remove(child)
-
-
-def _is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
-    try:
-        result = json.loads((folder / "result.json").read_text())
-        finished: bool = result["status"] == "finished"
-        return finished and result["total_timesteps"] >= config["total_timesteps"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
 
 
 def _trainer(

@@ -111,6 +111,21 @@ def read(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none that can be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def is_finished(result: Mapping[str, Any], total_timesteps: int) -> bool:
+    """Whether a `result.json` tells of a run that did so many steps or more."""
+    done = result.get("total_timesteps")
+    return result.get("status") == "finished" and isinstance(done, int) and done >= total_timesteps
+
+
 def _check_target(path: Path, key: str, name: Any, trust: Sequence[str], in_python: bool) -> None:
     """The text must begin with a trusted name, and the object must really be from there.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrun import schema, usage
+from rlrun import schema, stored, usage
 from rlrun.schema import UserError
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def inspect(words: Sequence[str]) -> int:
         if not (path / "config.yaml").is_file() and not checkpoints:
             raise UserError(f"{path} is neither a run nor a checkpoint")
         for name in ("manifest.json", "result.json"):
-            print(f"{name}: {_summary(_read_json(path / name))}")
+            print(f"{name}: {_summary(stored.read_json(path / name))}")
     damaged = 0
     for checkpoint in checkpoints:
         try:
@@ -178,7 +177,7 @@ def _runs(root: Path) -> list[Path]:
 
 
 def _run_line(folder: Path) -> str:
-    result = _read_json(folder / "result.json")
+    result = stored.read_json(folder / "result.json")
     if not result:
         return f"{folder}  not ended yet"
     evaluation = result.get("eval") or {}
@@ -188,11 +187,3 @@ def _run_line(folder: Path) -> str:
         return f"{folder}  {result['status']} at {result['step']:,} steps{shown}"
     except (AttributeError, KeyError, TypeError, ValueError):
         return f"{folder}  result.json is damaged"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "{}")
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}

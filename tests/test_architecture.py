@@ -31,8 +31,16 @@ BELOW = {
 BELOW["api"] = {*BELOW, "build", "config", "evaluation", "stored"}
 KNOWN_TO_ALL = {"schema", "annotations", "spaces", "space_codec", "transfer", "__version__"}
 MAY_IMPORT = {
-    "hydra": {"cli.py", "config.py", "env_source.py"},
-    "omegaconf": {"cli.py", "config.py", "env_source.py"},
+    "hydra": {
+        "cli.py",
+        "config.py",
+        "env_source.py",
+        "planner.py",
+        "plan.py",
+        "plugins.py",
+        "pool.py",
+    },
+    "omegaconf": {"cli.py", "config.py", "env_source.py", "planner.py"},
     "ale_py": {"atari.py", "registry.py", "api/envs.py"},
     "wandb": {"loggers.py"},
     "tensorboard": {"loggers.py"},

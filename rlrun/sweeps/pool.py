@@ -1,0 +1,77 @@
+"""What carries the jobs of a sweep: processes here, or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+
+from rlrun.run.signals import StopRequest
+from rlrun.schema import UserError
+from rlrun.sweeps.folder import Job, Sweep
+
+
+class Pool(Protocol):
+    """Carries jobs of one sweep; each runs `rlrun.sweeps.work.work` in a process of its own.
+
+    What became of a job stands in the folder of the sweep: `Sweep.state`.
+    """
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take these jobs in hand; they run as soon as there is room."""
+
+    def poll(self, seconds: float) -> list[Job]:
+        """Those that have ended since the last call, waiting for one at most so many seconds."""
+
+    def stop(self, jobs: Iterable[Job]) -> None:
+        """Let these save themselves and end; those that have not begun never begin."""
+
+    def close(self) -> None:
+        """Give everything back; jobs that still run go on only if nobody needs to watch them."""
+
+
+@runtime_checkable
+class Carrier(Protocol):
+    """A launcher of rlrun's own: it gives a pool, and says whether to wait for it."""
+
+    waits: bool
+    """Whether the command stays until the jobs are done."""
+
+    def pool(self, sweep: Sweep) -> Pool:
+        """A pool for the jobs of the sweep."""
+
+
+class OwnLauncher(Launcher):
+    """What Hydra asks of a launcher; rlrun's sweepers ask for its `pool` instead."""
+
+    waits = True
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: Any
+    ) -> None:
+        """Nothing to keep."""
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Refuse sweepers that are not rlrun's."""
+        raise UserError("hydra/launcher: this one works with hydra/sweeper=grid or optuna only")
+
+
+def carry(sweep: Sweep, pool: Pool, jobs: Sequence[Job], stop: StopRequest) -> None:
+    """Have all these jobs carried to their end, or stopped when the driver is asked to stop."""
+    from rlrun.sweeps import table
+
+    waiting = {job.number: job for job in jobs}
+    pool.submit(jobs)
+    stopping = False
+    while waiting:
+        for job in pool.poll(0.5):
+            if waiting.pop(job.number, None) is not None:
+                table.tell(sweep, job, len(jobs) - len(waiting), len(jobs))
+        if stop and not stopping:
+            pool.stop(waiting.values())
+            stopping = True
