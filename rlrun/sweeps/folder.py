@@ -67,7 +67,7 @@ class Sweep:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.command: list[str] = []
-        """The words of the command line."""
+        """The words of the command line, flags first."""
         self.home = Path.cwd()
         """The folder in which they were typed."""
         self.launcher: dict[str, Any] = {}

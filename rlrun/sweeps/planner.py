@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Planner(Sweeper):
         self._loader = hydra_context.config_loader
         name = config.sweep.name or name_of(list(config.hydra.overrides.task))
         self.index = Sweep(Path(config.hydra.sweep.dir, name))
-        self.index.command = list(config.hydra.overrides.task)
+        self.index.command = sys.argv[1:]
         self.index.launcher = configs.plain(config.hydra.launcher)
         self.carrier: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=carried, config=config
