@@ -36,32 +36,35 @@ def health(
         q_coef: weight of the critic's loss.
         ent_coef: weight of the entropy bonus.
     """
-    entropy, kl = distribution.entropy(f), distribution.kl(average, f)
-    q_error = estimates.q_ret - estimates.q
-    truncated_loss, correction_loss = (loss.mean() for loss in estimates.losses())
-    policy_loss = truncated_loss + correction_loss
-    q_loss = 0.5 * q_error.square().mean()
-    critic_loss = torch.stack([0.5 * e.square().sum() / len(q_error) for e in estimates.errors])
-    unexplained = q_error.var(correction=0) / estimates.q_ret.var(correction=0)
-    return {
-        "loss/total": policy_loss + q_coef * critic_loss.sum() - ent_coef * entropy.mean(),
-        "loss/policy": policy_loss,
+    entropy, q_error = distribution.entropy(f), estimates.q_ret - estimates.q
+    truncated_loss, correction_loss = estimates.losses()
+    norm_k, norm_g, norm_z = torch.stack([k, g, z]).norm(dim=-1)
+    by_state = {
         "loss/truncated": truncated_loss,
         "loss/bias_correction": correction_loss,
-        "loss/q": q_loss,
+        "loss/q": 0.5 * q_error.square(),
+        "policy/entropy": entropy,
+        "policy/value": estimates.values,
+        "policy/advantage": estimates.advantages,
+        "importance/mean": estimates.rho,
+        "importance/truncated_share": (estimates.rho > c).to(entropy),
+        "trust_region/kl": distribution.kl(average, f),
+        "trust_region/active_share": (adjustment > 0).to(entropy),
+        "trust_region/adjustment": adjustment,
+        "trust_region/k_dot_g": (k * g).sum(-1).abs(),
+        "trust_region/norm_k": norm_k,
+        "trust_region/norm_g": norm_g,
+        "trust_region/norm_z": norm_z,
+    }
+    # One mean for all: kernels on so few states cost their call.
+    stats = dict(zip(by_state, torch.stack(list(by_state.values())).mean(-1), strict=True))
+    policy_loss = stats["loss/truncated"] + stats["loss/bias_correction"]
+    critic_loss = sum(e.square().sum() for e in estimates.errors) / (2 * len(q_error))
+    unexplained = q_error.var(correction=0) / estimates.q_ret.var(correction=0)
+    return stats | {
+        "loss/total": policy_loss + q_coef * critic_loss - ent_coef * stats["policy/entropy"],
+        "loss/policy": policy_loss,
         "loss/explained_variance": 1.0 - unexplained,
-        "policy/entropy": entropy.mean(),
-        "policy/value": estimates.values.mean(),
-        "policy/advantage": estimates.advantages.mean(),
-        "importance/mean": estimates.rho.mean(),
-        "importance/truncated_share": (estimates.rho > c).float().mean(),
-        "trust_region/kl": kl.mean(),
-        "trust_region/active_share": (adjustment > 0).float().mean(),
-        "trust_region/adjustment": adjustment.mean(),
-        "trust_region/k_dot_g": (k * g).sum(-1).abs().mean(),
-        "trust_region/norm_k": k.norm(dim=-1).mean(),
-        "trust_region/norm_g": g.norm(dim=-1).mean(),
-        "trust_region/norm_z": z.norm(dim=-1).mean(),
     }
 
 
