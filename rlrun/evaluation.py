@@ -78,7 +78,8 @@ def loaded(
     unused = ("callback", "logger", "lr_schedule")
     config = stored.load(folder / "config.yaml", trust, without=unused)
     constant = {"_target_": "rlrun.functional.schedules.constant", "_partial_": True}
-    config = configs.check(config | {"logger": {}, "lr_schedule": constant})
+    # A few episodes are played before anything could be compiled.
+    config = configs.check(config | {"logger": {}, "lr_schedule": constant, "compile": "none"})
     if seed is not None:
         config["seed"] = seed
     checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])

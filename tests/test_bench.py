@@ -228,7 +228,15 @@ def test_what_is_missing_is_told(
 
 
 def test_a_wrong_word_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["cartpole-4", "algo.no_such=1", "--only", "a2c"]) == 1
+    assert bench.main(["cartpole-4", "algo.no_such=1", "--only", "a2c"]) == 2
     assert "no_such" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         bench.main(["no-such-work"])
+    for words, told in {
+        "pong --only nonsense": "nobody of this name",
+        "pong --seconds nan": "a number from 0",
+        "pong --json /no/such/folder/x.json": "no folder",
+    }.items():
+        with pytest.raises(SystemExit, match="2"):
+            bench.main(words.split())
+        assert told in capsys.readouterr().err

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from rlrun import A2C, runs, stored
 from rlrun.build import assemble
-from rlrun.config import check, compose
+from rlrun.config import check, compose, run_folder
+from rlrun.evaluation import loaded
 from rlrun.schema import UserError
 
 SMALL = ["env=PongNoFrameskip-v4", "env.n_envs=2", "algo.n_steps=3", "policy.filters=[4,4,4]"]
@@ -54,6 +56,27 @@ def test_bfloat16_is_near_and_not_the_same():
 def test_acktr_refuses_compiled_layers():
     with pytest.raises(UserError, match=r"compile=none, or algo=acer or algo=a2c"):
         parts_of("algo=acktr", "policy=cnn", "compile=default")
+
+
+def test_a_missing_compiler_is_told_and_runs_that_were_compiled_need_none(monkeypatch, tmp_path):
+    from torch._inductor import cpp_builder
+
+    def none():
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler.*or use compile=none"):
+        parts_of("algo=a2c", "policy=cnn", "compile=default", "device=cpu")
+
+    monkeypatch.chdir(tmp_path)
+    words = [*SMALL, "algo=a2c", "policy=cnn", "eval.episodes=0", "total_timesteps=6"]
+    config = check(compose([*words, "logger=files"]))
+    assert runs.train(config, words) == 0
+    folder = run_folder(config)
+    compiled = stored.dump({**config, "compile": "default"})
+    (folder / "config.yaml").write_text(compiled)
+    assert loaded(folder, "last", None, [])[0]["compile"] == "none"
+    assert A2C.load(folder, compile="none").config["compile"] == "none"
 
 
 @pytest.mark.slow

@@ -204,12 +204,7 @@ class ACKTR(Acting):
         if self.reward_scale is not None:
             self.reward_scale.observe(rollout)
             batch = replace(batch, rewards=self.reward_scale.scaled(batch.rewards))
-        with self.optimizer.capture(rows=batch.rewards.numel()) as backward:
-            terms = advantage.learn_terms(
-                self.actor, batch, self.gamma, self.gae_lambda, self.normalize_advantage
-            )
-            outputs = terms.statistics, terms.values
-            backward(outputs, self._scores(*outputs, batch.actions.flatten(0, 1)))
+        terms = self._captured(batch)
         loss = terms.policy_loss + self.vf_coef * terms.value_loss - self.ent_coef * terms.entropy
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -225,6 +220,25 @@ class ACKTR(Acting):
             self.settle()
         self.actor.policy.observe(batch.observations[1:].flatten(0, 1))
         return metrics
+
+    def _captured(self, batch: Rollout) -> advantage.Terms:
+        """Take the statistics of the segment; returns what is to be learnt from it.
+
+        One pass serves both where each layer sees the states that were acted in first: the
+        observations that only bootstrap are no samples.
+        """
+        actions = batch.actions.flatten(0, 1)
+        learning = self.gamma, self.gae_lambda, self.normalize_advantage
+        if self.actor.policy.rows_in_order:
+            with self.optimizer.capture(rows=len(actions)) as backward:
+                terms = advantage.learn_terms(self.actor, batch, *learning)
+                outputs = terms.statistics, terms.values
+                backward(outputs, self._scores(*outputs, actions))
+            return terms
+        with self.optimizer.capture() as backward:
+            statistics, values = self.actor(*segments.acted_in(batch))
+            backward((statistics, values), self._scores(statistics, values, actions))
+        return advantage.learn_terms(self.actor, batch, *learning)
 
     @torch.no_grad()
     def _scores(self, statistics: Tensor, values: Tensor, actions: Tensor) -> list[Tensor]:

@@ -35,6 +35,7 @@ M = TypeVar("M", bound=Model)
 
 _OF_MODEL = ("verbose", "tensorboard_log", "full_tensorboard_log")
 _OF_CONFIG = {"device": "device", "n_cpu_tf_sess": "threads"}
+_OF_RUN = ("precision", "compile")
 _OF_ENV = ("clip_rewards", "normalize_observations")
 _OF_MEMORY = ("n_steps", "buffer_size")
 """Hyperparameters that tell the shape of the replay memory and of the steps in hand."""
@@ -130,6 +131,7 @@ def _changed(
         env["id"] = None  # nothing is imported for the sake of an environment
     own["env"] = env | {name: changes[name] for name in _OF_ENV if name in changes}
     own |= {key: changes[name] for name, key in _OF_CONFIG.items() if name in changes}
+    own |= {key: changes[key] for key in _OF_RUN if key in changes}
     taken = {key: value for key, value in config.items() if key not in own}
     taken |= {"env": env, "policy": examined}
     stored.check_trusted(folder / "config.yaml", taken, in_python=True)
@@ -139,7 +141,7 @@ def _changed(
             f"{configs.algorithm_name(config).upper()}.load"
         )
     of_model = ("policy", "policy_kwargs", "lr_schedule", "seed", *_OF_MODEL)
-    known = (*of_model, *_OF_CONFIG, *_OF_ENV)
+    known = (*of_model, *_OF_CONFIG, *_OF_RUN, *_OF_ENV)
     settings = {name: value for name, value in changes.items() if name not in known}
     there = {name: value for name, value in config["algo"].items() if name != "_target_"}
     merged = schema.coerced(kind.algorithm_type, {**there, **settings})

@@ -32,7 +32,8 @@ class Diagonal:
     def accumulate(self, uses: Sequence[Use], keep: float, weight: float) -> None:
         """`diagonal <- keep * diagonal + weight * statistics of the uses`, for all diagonals."""
         layer, samples = self.layer, sum(len(use.inputs) for use in uses)
-        for inputs, scores in uses:
+        for use in uses:
+            inputs, scores = (t.to(self.parameters[0]) for t in use)  # may be of lower precision
             x = nn.functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
             products = {"weight": scores * x, "bias": scores}
             for name, diagonal in self.statistics.items():

@@ -161,8 +161,8 @@ class KFAC:
             loss(output).backward()
 
         Args:
-            rows: of each layer only so many samples count, the first ones. None for all, and for
-                passes that serve nothing else.
+            rows: only so many samples count, the first ones of each layer, which must see them
+                once and in their order. None for all, and for passes that serve nothing else.
 
         Raises:
             NonFiniteUpdate: an input or a score is not finite; the statistics are not changed. On

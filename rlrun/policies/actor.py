@@ -88,6 +88,19 @@ def distribution_of(
     return Factored(base, sizes), sum(sizes)
 
 
+def _require_compiler(mode: str) -> None:
+    """On the CPU, `torch.compile` writes C++; its own complaint comes late, and is a page long."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError as error:
+        raise UserError(
+            f"compile: {mode}: PyTorch needs a C++ compiler for it and found none. Install g++, or "
+            f"name yours in the variable CXX, or use compile=none"
+        ) from error
+
+
 class Actor(nn.Module):
     """Acts by the head `policy` of a network; the deviations of a Gaussian are no state's own.
 
@@ -115,7 +128,7 @@ class Actor(nn.Module):
         plain = self.device.type == "cpu" and policy.autocast is None and not policy.state_size
         encoder = getattr(policy, "encoder", None)
         if plain and isinstance(encoder, CnnEncoder):
-            self._recall = Recall(encoder)
+            self._recall = Recall(encoder, policy.features)
 
     @property
     def device(self) -> torch.device:
@@ -133,7 +146,7 @@ class Actor(nn.Module):
             mode: of `torch.compile`.
 
         Raises:
-            UserError: it has none.
+            UserError: it has none, or there is no compiler for what PyTorch writes.
         """
         encoder = getattr(self.policy, "encoder", None)
         if not isinstance(encoder, nn.Module):
@@ -143,6 +156,8 @@ class Actor(nn.Module):
             )
         from torch._functorch import config
 
+        if self.device.type == "cpu":
+            _require_compiler(mode)
         config.donated_buffer = False  # the norms of two losses go back through one graph
         encoder.compile(mode=mode)
         self._recall = None  # it looks into layers, which are no longer called one by one

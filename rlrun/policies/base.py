@@ -1,6 +1,6 @@
 """What algorithms ask of a network."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,15 @@ class Policy(nn.Module):
     """Size `S` of the recurrent state."""
     autocast: torch.dtype | None = None
     """What `encode` is to compute in, by autocast; None for the dtype of its parameters."""
+
+    rows_in_order: bool = False
+    """Whether each layer sees all rows of a pass once and in their order, all at a time or step by
+    step, so that the first ones are the same in all layers."""
+
+    def __init_subclass__(cls, rows_in_order: bool = False, **others: Any) -> None:
+        """A class says it of itself alone, for what is derived from it may call layers anew."""
+        super().__init_subclass__(**others)
+        cls.rows_in_order = rows_in_order
 
     def observe(self, observations: Tensor) -> None:
         """Learn from fresh observations `[N, ...]` what the features depend on, if anything.

@@ -13,7 +13,7 @@ from rlrun.policies.layers import features_of
 from rlrun.schema import PositiveInt
 
 
-class CnnPolicy(Policy):
+class CnnPolicy(Policy, rows_in_order=True):
     """Three convolutions per picture and a layer of features, shared by all heads.
 
     Args:

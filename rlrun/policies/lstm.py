@@ -80,7 +80,7 @@ def _linear(weight: Tensor, bias: bool) -> nn.Linear:
     return layer
 
 
-class LstmPolicy(Policy):
+class LstmPolicy(Policy, rows_in_order=True):
     """Layers chosen by the observation, an LSTM, and layers after it, shared and by head.
 
     Pictures go through the network of `CnnPolicy`, vectors through fully connected layers.

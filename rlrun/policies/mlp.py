@@ -13,7 +13,7 @@ from rlrun.policies.layers import features_of
 from rlrun.schema import PositiveInt
 
 
-class MlpPolicy(Policy):
+class MlpPolicy(Policy, rows_in_order=True):
     """Layers shared by all heads, if any, then a tower for each of them.
 
     Without shared layers, as it is unless asked for, actor and critic share no weights.

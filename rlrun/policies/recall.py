@@ -30,11 +30,12 @@ class Recall:
     Args:
         encoder: whose Conv2d and Linear layers are noted. Each must be called once in a pass, with
             one row per observation, and nothing may write into what it gives.
+        features: what the encoder's inputs come from; it may keep running moments.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: nn.Module, features: nn.Module) -> None:
         self._layers: list[Layer] = [m for m in encoder.modules() if isinstance(m, Layer)]
+        self._read = [*encoder.parameters(), *features.buffers()]
         self._of: torch.UntypedStorage | None = None  # of the observations; kept, so that its
         self._weights: list[tuple[int, int]] = []  # address is nobody else's
         self._notes: dict[int, dict[Layer, Tensor]] = {}  # by step
@@ -89,7 +90,7 @@ class Recall:
     def _forget_unless_of(self, observations: Tensor) -> None:
         """Forget all notes if they are of another tensor, or of other weights."""
         storage = observations.untyped_storage()
-        weights = [(p.data_ptr(), p._version) for p in self.encoder.parameters()]
+        weights = [(tensor.data_ptr(), tensor._version) for tensor in self._read]
         if self._of is None or self._of.data_ptr() != storage.data_ptr():
             self._of = storage
             self._notes.clear()

@@ -9,6 +9,7 @@ Words KEY=VALUE are those of rlrun's own command line, for all of its trainings.
 """
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from rlrun.schema import UserError
 
 from . import loop, report
 from .measure import Options, measure
-from .works import WORKS
+from .works import WORKS, named
 
 LOOP = "loop"
 
@@ -56,6 +57,16 @@ def parsed(words: list[str]) -> argparse.Namespace:
         parser.error(f"--variant {wrong[0]!r}: write LABEL: KEY=VALUE")
     if arguments.rounds < 1:
         parser.error("--rounds: at least 1")
+    if not 0 <= arguments.seconds < math.inf:
+        parser.error("--seconds: a number from 0 on")
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"--json: there is no folder {arguments.json.parent}")
+    if arguments.only and not any(
+        named({*WORKS[name].contestants, *WORKS[name].peers}, arguments.only)
+        for name in arguments.works
+        if name != LOOP
+    ):
+        parser.error(f"--only {' '.join(arguments.only)}: nobody of this name takes part")
     return arguments
 
 
@@ -90,9 +101,9 @@ def main(words: list[str]) -> int:
                 works[name] = measure(WORKS[name], options, tell)
                 tell("done\n")
                 report.show(console, name, works[name])
-    except (UserError, HydraException) as error:
+    except (UserError, HydraException, ValueError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
     device = next((w.partition("=")[2] for w in options.extra if w.startswith("device=")), "auto")
     if arguments.json:
         made = report.made_with(choose_device(device))

@@ -13,12 +13,14 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun import config, schema, stored
+from rlrun.algorithms import segments
 from rlrun.algorithms.a2c import A2C
 from rlrun.algorithms.acer import ACER
 from rlrun.algorithms.acktr import ACKTR
 from rlrun.data.collector import Collector
 from rlrun.envs import make_vec
 from rlrun.functional.schedules import constant
+from rlrun.optim.kfac import KFAC
 from rlrun.policies.base import Head, Segment
 from rlrun.policies.encoder import EncoderPolicy, policy_maker
 from rlrun.policies.mlp import MlpPolicy
@@ -458,6 +460,45 @@ def test_acktr_says_which_layers_it_can_train():
         parts_of("acktr", "vector", "discrete", encoder=Scaled)
     for algo in ("acer", "a2c"):
         learn(*parts_of(algo, "vector", "discrete", encoder=Scaled), updates=1)
+
+
+class Twice(Wide):
+    """Calls one layer twice with all rows."""
+
+    def forward(self, features):
+        half = super().forward(features)
+        return half + super().forward(10.0 * features)
+
+
+class Folded(Wide):
+    """Its layer sees the rows in another shape and order."""
+
+    def forward(self, features):
+        both = super().forward(torch.cat([torch.zeros_like(features), features]))
+        return both[len(features) :]
+
+
+@pytest.mark.parametrize("encoder", [Wide, Twice, Folded])
+def test_curvature_is_of_the_states_acted_in_whatever_an_encoder_does_with_its_rows(encoder):
+    algorithm, collector = parts_of("acktr", "vector", "discrete", encoder=encoder)
+    collector.reset()
+    for _ in range(3):  # so that there are episodes that were cut
+        rollout = collector.collect(algorithm.act)
+    collector.envs.close()
+    actor = copy.deepcopy(algorithm.actor)
+    rng = algorithm.rng.get_state()
+    algorithm.update(rollout, 0.0, log=False)
+
+    alone = KFAC(actor, sharing="reduce")
+    algorithm.rng.set_state(rng)
+    with alone.capture() as backward:
+        statistics, values = actor(*segments.acted_in(rollout))
+        scores = algorithm._scores(statistics, values, rollout.actions.flatten(0, 1))
+        backward((statistics, values), scores)
+    found = algorithm.optimizer.parts
+    for name, part in alone.parts.items():
+        for kind, expected in part.statistics.items():
+            torch.testing.assert_close(found[name].statistics[kind], expected, msg=f"{name} {kind}")
 
 
 def test_an_example_is_of_the_space():

@@ -58,7 +58,7 @@ def learn(net, observations, recall=None):
 @pytest.mark.parametrize(("padding", "dilation"), [(0, 1), (1, 2)])
 def test_output_and_gradients_are_those_of_a_pass(padding, dilation):
     net, observations = Net(padding, dilation), segment()
-    recall = Recall(net)
+    recall = Recall(net, nn.Identity())
     expected = learn(net, observations)
     act(recall, net, observations)
     torch.testing.assert_close(learn(net, observations, recall), expected)
@@ -66,7 +66,7 @@ def test_output_and_gradients_are_those_of_a_pass(padding, dilation):
 
 def test_noted_layers_compute_the_rows_that_nobody_acted_in_and_no_others(monkeypatch):
     net, observations = Net(), segment()
-    recall = Recall(net)
+    recall = Recall(net, nn.Identity())
     act(recall, net, observations)
     seen = []
     forward = nn.Conv2d.forward
@@ -86,7 +86,7 @@ def test_noted_layers_compute_the_rows_that_nobody_acted_in_and_no_others(monkey
 )
 def test_notes_of_other_weights_or_observations_are_not_taken(happens):
     net, observations = Net(), segment()
-    recall = Recall(net)
+    recall = Recall(net, nn.Identity())
     act(recall, net, observations)
     happens(recall, net, observations)
     torch.testing.assert_close(
@@ -96,7 +96,7 @@ def test_notes_of_other_weights_or_observations_are_not_taken(happens):
 
 def test_what_was_not_noted_is_computed_step_by_step_to_the_same_bits():
     net, observations = Net(), segment()
-    whole, part = Recall(net), Recall(net)
+    whole, part = Recall(net, nn.Identity()), Recall(net, nn.Identity())
     act(whole, net, observations)
     act(part, net, observations, [1])
     output, gradients = learn(net, observations, whole)
@@ -107,7 +107,7 @@ def test_what_was_not_noted_is_computed_step_by_step_to_the_same_bits():
 
 def test_layers_are_their_own_again_after_an_error():
     net, observations = Net(), segment()
-    recall = Recall(net)
+    recall = Recall(net, nn.Identity())
     with pytest.raises(ZeroDivisionError), recall.noting(observations[0]):
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError), recall.recalling(observations, net):
@@ -117,7 +117,7 @@ def test_layers_are_their_own_again_after_an_error():
 
 def test_a_pass_for_scores_computes_no_gradients_of_weights(monkeypatch):
     net, observations = Net(), segment()
-    recall = Recall(net)
+    recall = Recall(net, nn.Identity())
     act(recall, net, observations)
     with recall.recalling(observations, net):
         h = net.conv(observations.flatten(0, 1).float().requires_grad_())
