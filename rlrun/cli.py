@@ -73,11 +73,21 @@ def _dispatch(words: list[str]) -> int:
     if words == ["--version"]:
         print(f"rlrun {__version__}")
         return 0
+    if words and words[0] == "sweep":
+        from rlrun.sweeps import verbs as sweep_verbs
+
+        return sweep_verbs.sweep(words[1:], _again)
     if words and words[0] in _VERBS:
         return _VERBS[words[0]](words[1:])
     flags, overrides = _sorted_words(words)
     _check_experiment(overrides, _folders(words))
     return _compose(flags, overrides)
+
+
+def _again(words: list[str]) -> int:
+    """The command line once more, in the current folder."""
+    sys.argv[1:] = words
+    return main()
 
 
 def _sorted_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -137,6 +147,12 @@ def _unknown_option(group: str, option: str, known: Sequence[str]) -> str:
 def _complete() -> int:
     """Answer the shell; words after a verb are files, which the shell knows best."""
     words = os.environ.get("COMP_LINE", "").split()[1:]
+    if words and words[0] == "sweep":
+        from rlrun.sweeps import verbs as sweep_verbs
+
+        is_whole = os.environ["COMP_LINE"].endswith(" ")
+        print(" ".join(sweep_verbs.completions([*words[1:], ""] if is_whole else words[1:])))
+        return 0
     if words and words[0] in usage.VERBS:
         return 0
     if len(words) == 1 and not os.environ["COMP_LINE"].endswith(" "):
@@ -208,6 +224,11 @@ class _Job:
         try:
             from rlrun import config
 
+            if swept := OmegaConf.select(hydra, "sweeper.params"):
+                raise UserError(
+                    f"{' '.join(overrides)}: this is a sweep (over {', '.join(swept)}); add -m, or "
+                    "another experiment for a single run"
+                )
             checked = config.check(config.plain(composed))
             from rlrun import runs
 

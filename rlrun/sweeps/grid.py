@@ -8,8 +8,8 @@ from typing import Any
 from rlrun.run.console import say
 from rlrun.run.lock import RunLock
 from rlrun.run.signals import StopRequest, stop_on_signals
-from rlrun.sweeps import plan, table
-from rlrun.sweeps.folder import Job
+from rlrun.sweeps import estimate, plan, table
+from rlrun.sweeps.folder import Job, Sweep
 from rlrun.sweeps.planner import Planner
 from rlrun.sweeps.pool import Carrier, carry
 
@@ -32,6 +32,9 @@ class Grid(Planner):
         """
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         jobs, found = plan.planned(plan.combinations(words), self.compose)
+        if self.master.sweep.estimate:
+            estimate.tell(jobs, found, self.index)
+            return
         with RunLock(self.index.folder), stop_on_signals() as stop:
             jobs = self.index.add(jobs, found)
             states = self.index.states()
@@ -40,20 +43,26 @@ class Grid(Planner):
                 for job, config in zip(jobs, found, strict=True)
                 if states[job.number].status != "finished" or config["run"]["overwrite"]
             ]
-            steps = sum(job.total_timesteps for job in missing)
-            say(f"{self.index.folder}: {len(jobs)} jobs, {len(missing)} to run: {steps:,} steps")
-            if missing and not self._waited_for(missing, stop):
-                say(f"`rlrun sweep status {self.index.folder.name}` tells how they stand")
-                return
-            skipped = {job.number for job in jobs} - {job.number for job in missing}
-            code = table.summary(self.index, skipped)
-        self.command.exit_code = stop.exit_code or code
+            say(_announced(self.index, jobs, missing), "bold")
+            code = 0
+            if missing:
+                code, ended = self._carried(missing, stop)
+                if not ended:
+                    say(f"`rlrun sweep status {self.index.folder.name}` tells how they stand")
+                    return
+            asked = {job.number for job in jobs}
+            skipped = asked - {job.number for job in missing}
+            unfinished = table.summary(self.index, skipped, asked)
+        self.command.exit_code = stop.exit_code or code or unfinished
 
-    def _waited_for(self, jobs: list[Job], stop: StopRequest) -> bool:
-        """Have the jobs carried; whether they have come to their end by now."""
+    def _carried(self, jobs: list[Job], stop: StopRequest) -> tuple[int, bool]:
+        """Have the jobs carried; exit code of a signal, and whether they have ended by now."""
         if not isinstance(self.carrier, Carrier):
-            self.launch(jobs)
-            return True
+            try:
+                self.launch(jobs)
+            except SystemExit as stopped:
+                return int(stopped.code or 0), True
+            return 0, True
         pool = self.carrier.pool(self.index)
         try:
             if self.carrier.waits:
@@ -62,4 +71,13 @@ class Grid(Planner):
                 pool.submit(jobs)
         finally:
             pool.close()
-        return self.carrier.waits
+        return 0, self.carrier.waits
+
+
+def _announced(sweep: Sweep, jobs: list[Job], missing: list[Job]) -> str:
+    before = len(jobs) - len(missing)
+    steps = sum(job.total_timesteps for job in missing)
+    parts = [f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}"]
+    parts += [f"{before} finished before"] if before else []
+    parts += [f"{len(missing)} to run, {steps:,} steps"] if missing else []
+    return f"{sweep.folder}: {', '.join(parts)}"

@@ -15,7 +15,7 @@ from omegaconf import open_dict
 
 from rlrun import config as configs
 from rlrun.sweeps.folder import Job, Sweep, name_of
-from rlrun.sweeps.work import trusted, work
+from rlrun.sweeps.work import STOPPED, trusted, work
 
 
 class Planner(Sweeper):
@@ -61,4 +61,7 @@ def carried(composed: Any) -> int:
     sweep = Sweep(Path(HydraConfig.get().sweep.dir))
     run = str(configs.run_folder(config))
     (job,) = (job for job in sweep.jobs if job.run == run)
-    return work(sweep.folder, job.number, trusted(config))
+    code = work(sweep.folder, job.number, trusted(config))
+    if code in STOPPED:
+        raise SystemExit(code)  # and the jobs after it do not start
+    return code
