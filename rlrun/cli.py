@@ -138,9 +138,15 @@ def _check_experiment(overrides: Sequence[str], folders: Sequence[Path]) -> None
                 raise UserError(_unknown_option("experiment", name, known))
 
 
+_LONGEST = 400  # characters of options that a message lists
+
+
 def _unknown_option(group: str, option: str, known: Sequence[str]) -> str:
     near = schema.nearest(option, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"options: {', '.join(known)}"
+    there = ", ".join(known)
+    if len(there) > _LONGEST:
+        there = f"`rlrun list {group}s` tells them"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"options: {there}"
     return f"{group}={option}: unknown option; {hint}"
 
 
@@ -224,7 +230,7 @@ class _Job:
         try:
             from rlrun import config
 
-            if swept := OmegaConf.select(hydra, "sweeper.params"):
+            if swept := hydra.sweeper.get("params"):
                 raise UserError(
                     f"{' '.join(overrides)}: this is a sweep (over {', '.join(swept)}); add -m, or "
                     "another experiment for a single run"

@@ -92,7 +92,7 @@ def tell(
         if kind.label in found:
             lines.append(_line(kind, len(missing), seconds, one))
     say()
-    head = ("", "to run", "steps", "steps/s", "time each", "memory each")
+    head = ("jobs", "to run", "steps", "steps/s", "time each", "memory each")
     for index, line in enumerate(table.columns(head, lines)):
         say(line, "" if index else "bold")
     say()

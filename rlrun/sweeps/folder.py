@@ -172,12 +172,12 @@ class Sweep:
         run = self.run_folder(job)
         result, record = stored.read_json(run / "result.json"), self.record(job)
         step, speed = _number(result.get("step")), _number(result.get("steps_per_second"))
-        began, ended = record.get("began"), record.get("time")
-        known = isinstance(began, float) and isinstance(ended, float)
-        seconds = ended - began if known else None
+        began, ended = _number(record.get("began")), _number(record.get("time"))
+        seconds = ended - began if began and ended else None
         if stored.is_finished(result, job.total_timesteps):
             return State("finished", "", int(step), speed, seconds)
-        status, reason = record.get("status"), str(record.get("reason") or "")
+        status: Any = record.get("status")
+        reason = str(record.get("reason") or "")
         if is_held(run) or (status == "running" and _may_live(record)):
             now, speed = _last_row(run)
             return State("running", "", max(int(step), now), speed)

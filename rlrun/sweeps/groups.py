@@ -1,4 +1,4 @@
-"""The jobs of a sweep that differ in their seeds alone, as one row: what they are called, and gave."""
+"""The jobs of a sweep that differ in their seeds alone, as one row: its name, and what came out."""
 
 from __future__ import annotations
 
@@ -85,8 +85,9 @@ def training_return(result: Mapping[str, Any]) -> float | None:
 def number(data: Any, key: str) -> float | None:
     """A finite number of a file, if it is there."""
     value = data.get(key) if isinstance(data, Mapping) else None
-    sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if sound else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def place(job: Job) -> str:

@@ -39,7 +39,7 @@ def measure(config: dict[str, Any]) -> dict[str, float]:
     parts = assemble(config)
     memory = parts.algorithm.memory
     training = Training(parts.algorithm, parts.collector)
-    began = step = 0.0
+    began, step = 0.0, 0
     try:
         while training.step < config["total_timesteps"]:
             rollout = training.collect()
@@ -53,7 +53,7 @@ def measure(config: dict[str, Any]) -> dict[str, float]:
     finally:
         parts.collector.envs.close()
     seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+    peak: float = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
     on_gpu = parts.device.type == "cuda"
     if memory is not None and not on_gpu:  # its pages are taken as they are written
         peak += memory.nbytes * (1 - len(memory) / memory.slots)

@@ -15,6 +15,7 @@ from rlrun.sweeps import groups, table
 from rlrun.sweeps.folder import Sweep
 
 _POINTS = 200  # of a curve over the seeds of a group
+_MOST = 12  # groups that one pair of axes shows
 _COLOURS = ("#2162b0", "#d9641c", "#2a8c4a", "#8c3fa8", "#b8282f", "#0f8b8d", "#946c00", "#5a6772")
 _STYLES = ("-", "--", ":", "-.")
 _INK, _FAINT = "#1f2933", "#7b8794"
@@ -108,8 +109,11 @@ def _draw(sweep: Sweep) -> Path | None:
     for axes, (env, curves) in zip(
         figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True
     ):
-        for index, (label, seeds) in enumerate(curves.items()):
-            steps, mean, low, high = over_seeds(seeds)
+        drawn = {label: over_seeds(seeds) for label, seeds in curves.items()}
+        best = sorted(drawn, key=lambda label: drawn[label][1][-1], reverse=True)[:_MOST]
+        for index, label in enumerate(label for label in drawn if label in best):
+            steps, mean, low, high = drawn[label]
+            seeds = curves[label]
             colour = _COLOURS[index % len(_COLOURS)]
             style = _STYLES[index // len(_COLOURS) % len(_STYLES)]
             name = f"{label} ({len(seeds)} seed{'' if len(seeds) == 1 else 's'})"
@@ -117,6 +121,7 @@ def _draw(sweep: Sweep) -> Path | None:
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         kind = "evaluations" if evaluated else "mean of the last 100 episodes"
         title = f"{env}: {kind}; mean, lowest and highest of the seeds"
+        title += f" (best {_MOST} of {len(drawn)})" if len(drawn) > _MOST else ""
         axes.set_title(title, loc="left", color=_INK, fontsize=10)
         axes.set_xlabel("environment steps", color=_INK)
         axes.set_ylabel("return of an episode", color=_INK)

@@ -1,4 +1,4 @@
-"""What several seeds say together: mean, interquartile mean, and how far the mean can be trusted."""
+"""What several seeds say together: mean, interquartile mean, and how sure the mean is."""
 
 from __future__ import annotations
 

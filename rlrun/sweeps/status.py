@@ -20,21 +20,20 @@ def tell(sweep: Sweep) -> None:
     for job in sweep.jobs:
         state = states[job.number]
         steps = f"{state.step:,}/{job.total_timesteps:,}"
-        share = f"{min(1.0, state.step / job.total_timesteps):.0%}"
+        share = f"{100 * min(1.0, state.step / job.total_timesteps):.0f} %"
         left = _left(job, state)
         time = "" if left is None else duration(left)
         cells = (str(job.number), state.status, labels[job.number], share, steps, time)
         lines.append(cells)
-    head = ("job", "state", "", "", "steps", "left")
+    head = ("job", "state", "words", "", "steps", "left")
     for index, line in enumerate(table.columns(head, lines, left=3)):
-        status = "" if index == 0 else states[sweep.jobs[index - 1].number].status
-        say(line, table.COLOURS.get(status, "bold"))
+        say(line, table.COLOURS[states[index - 1].status] if index else "bold")
     for job in sweep.jobs:
         if states[job.number].status in ("failed", "lost", "stopped"):
             table.trouble(sweep, job, states[job.number])
     say()
-    share = table.progress(states, sweep.jobs)
-    say(f"{sweep.folder}: {table.counted(states.values())}; {share:.0%} of all steps", "bold")
+    done = 100 * table.progress(states, sweep.jobs)
+    say(f"{sweep.folder}: {table.counted(states.values())}; {done:.0f} % of all steps", "bold")
     say(_outlook(sweep, states))
 
 
@@ -55,12 +54,13 @@ def is_here(host: object) -> bool:
 
 def carriers(sweep: Sweep, states: Mapping[int, State]) -> dict[int, int]:
     """Processes of this machine that run jobs, by the number of the job."""
-    found = {}
+    found: dict[int, int] = {}
     for job in sweep.jobs:
         record = sweep.record(job)
-        pid = record.get("pid")
-        if states[job.number].status == "running" and is_here(record.get("host")):
-            found |= {job.number: pid} if isinstance(pid, int) and is_alive(pid) else {}
+        pid, here = record.get("pid"), is_here(record.get("host"))
+        running = states[job.number].status == "running"
+        if running and here and isinstance(pid, int) and is_alive(pid):
+            found[job.number] = pid
     return found
 
 

@@ -14,7 +14,7 @@ from rlrun.sweeps import groups
 from rlrun.sweeps.folder import OUTPUT, Job, State, Sweep
 
 COLOURS = {
-    "finished": "green",
+    "finished": "",
     "running": "cyan",
     "failed": "red",
     "lost": "red",
@@ -39,7 +39,7 @@ def tell(sweep: Sweep, job: Job, done: int, count: int) -> None:
     elif state.reason:
         parts.append(first_line(state.reason))
     parts += [] if state.seconds is None else [f"in {duration(state.seconds)}"]
-    say("   ".join(parts), "" if state.status == "finished" else COLOURS[state.status])
+    say("   ".join(parts), COLOURS[state.status])
 
 
 def summary(
@@ -64,17 +64,20 @@ def summary(
             trouble(sweep, job, states[job.number])
     say()
     say(f"{sweep.folder}: {counted(states.values(), len(skipped))}", "bold")
-    codes = states if asked is None else asked
-    return 0 if all(states[number].status in _DONE for number in codes) else 1
+    if all(states[number].status in _DONE for number in (states if asked is None else asked)):
+        return 0
+    retry = f"`rlrun sweep retry {sweep.folder.name}`"
+    say(f"The same command again, or {retry}, runs what is not finished.")
+    return 1
 
 
-HEAD = ("", "seeds", "return", "IQM", "95 % of the mean", "steps/s")
+HEAD = ("jobs", "seeds", "return", "IQM", "95 % of the mean", "steps/s")
 """Of the table of all groups."""
 
 
 def rows(found: groups.Groups) -> list[tuple[str, ...]]:
     """The table of all groups."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for group in found.rows:
         returns = group.returns
         around = returns.interval if returns else None
@@ -112,14 +115,12 @@ def columns(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) 
 
 def counted(states: Iterable[State], skipped: int = 0) -> str:
     """How many jobs there are of each kind."""
-    counts = Counter(state.status for state in states)
-    parts = []
-    for status in COLOURS:
-        if counts[status]:
-            before = f" ({skipped} before)" if status == "finished" and skipped else ""
-            parts.append(f"{counts[status]} {status}{before}")
+    counts = Counter[str](state.status for state in states)
     total = sum(counts.values())
-    return f"{total} job{'' if total == 1 else 's'}: {', '.join(parts)}"
+    before = f" ({skipped} before)" if skipped else ""
+    parts = [f"{counts['finished']} of {total} job{'' if total == 1 else 's'} finished{before}"]
+    parts += [f"{counts[status]} {status}" for status in list(COLOURS)[1:] if counts[status]]
+    return ", ".join(parts)
 
 
 def trouble(sweep: Sweep, job: Job, state: State) -> None:
