@@ -233,7 +233,7 @@ class _Job:
             if swept := hydra.sweeper.get("params"):
                 raise UserError(
                     f"{' '.join(overrides)}: this is a sweep (over {', '.join(swept)}); add -m, or "
-                    "another experiment for a single run"
+                    "take another experiment for a single run"
                 )
             checked = config.check(config.plain(composed))
             from rlrun import runs

@@ -158,7 +158,7 @@ def test_multirun_before_and_after_the_overrides(
     command: Command, trained: list[Any], words: list[str]
 ) -> None:
     result = command(*words, "env=CartPole-v1,PongNoFrameskip-v4")
-    assert result.code == 0
+    assert result.err == ""
     seen = [(node["seed"], node["env"]["id"], node["total_timesteps"]) for node, _ in trained]
     assert seen == [
         (seed, env, steps)
@@ -168,7 +168,7 @@ def test_multirun_before_and_after_the_overrides(
 
 
 def test_sweep_over_a_range_and_null_experiment(command: Command, trained: list[Any]) -> None:
-    assert command("-m", "seed=range(3)", "experiment=null").code == 0
+    assert command("-m", "seed=range(3)", "experiment=null").err == ""
     assert [node["seed"] for node, _ in trained] == [0, 1, 2]
     assert trained[0][0] == config.check(config.compose(["experiment=none"]))
 

@@ -66,7 +66,6 @@ def tell(
         sweep: which may have been begun already.
         probe: measures a config.
     """
-    known = {job.run: sweep.state(job).status for job in sweep.jobs}
     config_of = {job.number: config for job, config in zip(jobs, configs, strict=True)}
     kinds = groups.grouped(jobs)
     chosen = kinds
@@ -85,7 +84,7 @@ def tell(
         steps = kind.jobs[0].total_timesteps
         speed = one["steps_per_second"]
         seconds = steps / speed + _START_UP if speed else _START_UP
-        missing = [job for job in kind.jobs if known.get(job.run) != "finished"]
+        missing = [job for job in kind.jobs if not _is_finished(sweep, job)]
         total += seconds * len(missing)
         longest = max(longest, seconds if missing else 0.0)
         left += len(missing)
@@ -102,6 +101,11 @@ def tell(
     many = f", {at_once} at once: {_bytes(most * at_once)}" if at_once > 1 else ""
     say(f"{left} of {len(jobs)} jobs to run: about {time}{many}", "bold")
     say("Evaluations come on top. Nothing was started; leave out sweep.estimate=true to do so.")
+
+
+def _is_finished(sweep: Sweep, job: Job) -> bool:
+    result = stored.read_json(sweep.run_folder(job) / "result.json")
+    return stored.is_finished(result, job.total_timesteps)
 
 
 def _line(kind: groups.Group, missing: int, seconds: float, one: dict[str, float]) -> list[str]:

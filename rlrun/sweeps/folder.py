@@ -184,7 +184,7 @@ class Sweep:
         if status == "running":
             now, speed = _last_row(run)
             return State("lost", "its process is gone without a word", max(int(step), now), speed)
-        if status not in get_args(Status):
+        if status not in get_args(Status) or status == "finished":  # and its result is gone
             status = "waiting"
         return State(status, reason, int(step), speed, seconds)
 

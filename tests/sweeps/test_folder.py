@@ -92,6 +92,12 @@ def test_the_result_of_the_run_is_above_what_its_job_said(sweep: Sweep, only: Jo
     assert sweep.state(only).status == "finished"
 
 
+def test_a_job_whose_result_is_gone_waits(sweep: Sweep, only: Job) -> None:
+    sweep.report(only, "running")
+    sweep.report(only, "finished")
+    assert sweep.state(only).status == "waiting"
+
+
 def test_a_run_of_fewer_steps_is_not_finished(sweep: Sweep, only: Job) -> None:
     finish(sweep.run_folder(only), total_timesteps=999)
     assert sweep.state(only).status == "waiting"
