@@ -37,32 +37,29 @@ class Grid(Planner):
             return
         with RunLock(self.index.folder), stop_on_signals() as stop:
             jobs = self.index.add(jobs, found)
-            states = self.index.states()
-            missing = [
-                job
-                for job, config in zip(jobs, found, strict=True)
-                if states[job.number].status != "finished" or config["run"]["overwrite"]
-            ]
+            missing = self._missing(jobs, found)
             say(_announced(self.index, jobs, missing), "bold")
-            code = 0
-            if missing:
-                code, ended = self._carried(missing, stop)
-                if not ended:
-                    say(f"`rlrun sweep status {self.index.folder.name}` tells how they stand")
-                    return
+            if missing and not self._waited_for(missing, stop):
+                say(f"`rlrun sweep status {self.index.folder.name}` tells how they stand")
+                return
             asked = {job.number for job in jobs}
             skipped = asked - {job.number for job in missing}
-            unfinished = table.summary(self.index, skipped, asked)
-        self.command.exit_code = stop.exit_code or code or unfinished
+            code = table.summary(self.index, skipped, asked)
+        self.command.exit_code = stop.exit_code or code
 
-    def _carried(self, jobs: list[Job], stop: StopRequest) -> tuple[int, bool]:
-        """Have the jobs carried; exit code of a signal, and whether they have ended by now."""
+    def _missing(self, jobs: list[Job], found: list[dict[str, Any]]) -> list[Job]:
+        """Those that are still to be run, or are to be begun anew."""
+        return [
+            job
+            for job, config in zip(jobs, found, strict=True)
+            if self.index.state(job).status != "finished" or config["run"]["overwrite"]
+        ]
+
+    def _waited_for(self, jobs: list[Job], stop: StopRequest) -> bool:
+        """Have the jobs carried; whether they have come to their end by now."""
         if not isinstance(self.carrier, Carrier):
-            try:
-                self.launch(jobs)
-            except SystemExit as stopped:
-                return int(stopped.code or 0), True
-            return 0, True
+            self.launch(jobs)
+            return True
         pool = self.carrier.pool(self.index)
         try:
             if self.carrier.waits:
@@ -71,7 +68,7 @@ class Grid(Planner):
                 pool.submit(jobs)
         finally:
             pool.close()
-        return 0, self.carrier.waits
+        return self.carrier.waits
 
 
 def _announced(sweep: Sweep, jobs: list[Job], missing: list[Job]) -> str:

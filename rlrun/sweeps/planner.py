@@ -14,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import open_dict
 
 from rlrun import config as configs
+from rlrun.run.signals import pass_on
 from rlrun.sweeps.folder import Job, Sweep, name_of
 from rlrun.sweeps.work import STOPPED, trusted, work
 
@@ -49,7 +50,13 @@ class Planner(Sweeper):
     def launch(self, jobs: list[Job]) -> None:
         """Have jobs carried by a launcher that is not rlrun's own."""
         place = f"hydra.sweep.dir='{self.index.folder}'"  # Hydra composes each job anew
-        ended = self.carrier.launch([[*job.words, place] for job in jobs], initial_job_idx=0)
+        try:
+            ended = self.carrier.launch([[*job.words, place] for job in jobs], initial_job_idx=0)
+        except SystemExit as end:
+            if end.code not in STOPPED:
+                raise
+            pass_on(int(end.code) - 128)  # it was meant for the whole sweep
+            return
         for job, result in zip(jobs, ended, strict=True):
             if result.status is JobStatus.FAILED:
                 self.index.report(job, "failed", repr(result._return_value))

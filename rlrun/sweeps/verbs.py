@@ -100,7 +100,9 @@ def _cancel(sweep: Sweep) -> int:
     if (sweep.folder / "slurm.json").is_file():
         from rlrun.sweeps import slurm
 
-        return slurm.cancel(sweep)
+        count = slurm.cancel(sweep)
+        say(f"Slurm cancels {count} job{'' if count == 1 else 's'}")
+        told += count
     if not told:
         say(f"{sweep.folder}: nobody carries it")
     return 0

@@ -14,12 +14,23 @@ import pytest
 
 from rlrun import config
 from rlrun.run.lock import RunLock
-from rlrun.run.signals import stop_on_signals
+from rlrun.run.signals import pass_on, stop_on_signals
 from rlrun.sweeps.folder import Sweep
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
 Calls = list[tuple[dict[str, Any], list[str]]]
+
+
+@pytest.fixture
+def command(command: Command) -> Command:
+    """Sweeps run one job after the other in this process, where trainings can be pretended."""
+
+    def run(*words: str) -> Outcome:
+        is_sweep = {"-m", "--multirun"} & set(words)
+        return command(*words, *(["hydra/launcher=basic"] if is_sweep else []))
+
+    return run
 
 
 @pytest.fixture
@@ -41,7 +52,8 @@ def test_every_combination_is_trained_in_its_own_folder(command: Command, traine
     ]
     sweep = the_sweep()
     assert {state.status for state in sweep.states().values()} == {"finished"}
-    assert sweep.command == ["-m", "algo.replay_ratio=0,4", "seed=range(3)"]
+    words = ["algo.replay_ratio=0,4", "seed=range(3)", "hydra/launcher=basic"]
+    assert sweep.command == ["-m", *words]
     assert [job.words for job in sweep.jobs] == [words for _, words in trained]
 
 
@@ -134,10 +146,10 @@ def test_a_signal_stops_the_sweep_and_is_its_exit_code(command: Command, trained
 
 
 def test_a_signal_between_two_jobs_reaches_the_next_one() -> None:
-    with stop_on_signals() as outer:
+    with stop_on_signals():
         with stop_on_signals() as inner:
             assert not inner
-        outer.signal = 15
+        pass_on(15)
         with stop_on_signals() as inner:
             assert inner.exit_code == 143
     with stop_on_signals() as later:

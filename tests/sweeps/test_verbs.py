@@ -20,7 +20,19 @@ from rlrun.sweeps.folder import Sweep
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
+BASIC = "hydra/launcher=basic"
 CODE = "import sys; from rlrun.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def command(command: Command) -> Command:
+    """Sweeps run one job after the other in this process, where trainings can be pretended."""
+
+    def run(*words: str) -> Outcome:
+        is_sweep = {"-m", "--multirun"} & set(words)
+        return command(*words, *([BASIC] if is_sweep else []))
+
+    return run
 
 
 @pytest.fixture
@@ -70,8 +82,10 @@ def test_retry_types_the_commands_again(
     monkeypatch.chdir(elsewhere)
     again = command("sweep", "retry", str(tmp_path / "outputs/sweeps/grid"))
     assert again.code == 1
-    assert f"in {tmp_path}: rlrun -m env.kwargs.code=0,3 sweep.name=grid\n" in again.out
-    assert f"in {tmp_path}: rlrun -m seed=1 env.kwargs.code=4 sweep.name=grid\n" in again.out
+    assert f"in {tmp_path}: rlrun -m env.kwargs.code=0,3 sweep.name=grid {BASIC}\n" in again.out
+    assert (
+        f"in {tmp_path}: rlrun -m seed=1 env.kwargs.code=4 sweep.name=grid {BASIC}\n" in again.out
+    )
     ran = [(node["env"]["kwargs"]["code"], node["seed"]) for node, _ in trained[3:]]
     assert ran == [(3, 0), (4, 1)]  # only what had failed, whatever the first command overwrote
     assert len(Sweep(tmp_path / "outputs/sweeps/grid").jobs) == 3
@@ -107,7 +121,7 @@ def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A sweep of two long jobs, in a process of its own, whose first job trains."""
     words = ["-m", "seed=0,1", "total_timesteps=1e7", "logger=files", "sweep.name=long"]
     with subprocess.Popen(
-        [sys.executable, "-c", CODE, *words, "log_interval=1"],
+        [sys.executable, "-c", CODE, *words, "log_interval=1", BASIC],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
