@@ -73,11 +73,21 @@ def _dispatch(words: list[str]) -> int:
     if words == ["--version"]:
         print(f"rlrun {__version__}")
         return 0
+    if words and words[0] == "sweep":
+        from rlrun.sweeps import verbs as sweep_verbs
+
+        return sweep_verbs.sweep(words[1:], _again)
     if words and words[0] in _VERBS:
         return _VERBS[words[0]](words[1:])
     flags, overrides = _sorted_words(words)
     _check_experiment(overrides, _folders(words))
     return _compose(flags, overrides)
+
+
+def _again(words: list[str]) -> int:
+    """The command line once more, in the current folder."""
+    sys.argv[1:] = words
+    return main()
 
 
 def _sorted_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -128,15 +138,27 @@ def _check_experiment(overrides: Sequence[str], folders: Sequence[Path]) -> None
                 raise UserError(_unknown_option("experiment", name, known))
 
 
+_LONGEST = 400  # characters of options that a message lists
+
+
 def _unknown_option(group: str, option: str, known: Sequence[str]) -> str:
     near = schema.nearest(option, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"options: {', '.join(known)}"
+    there = ", ".join(known)
+    if len(there) > _LONGEST:
+        there = f"`rlrun list {group}s` tells them"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"options: {there}"
     return f"{group}={option}: unknown option; {hint}"
 
 
 def _complete() -> int:
     """Answer the shell; words after a verb are files, which the shell knows best."""
     words = os.environ.get("COMP_LINE", "").split()[1:]
+    if words and words[0] == "sweep":
+        from rlrun.sweeps import verbs as sweep_verbs
+
+        is_whole = os.environ["COMP_LINE"].endswith(" ")
+        print(" ".join(sweep_verbs.completions([*words[1:], ""] if is_whole else words[1:])))
+        return 0
     if words and words[0] in usage.VERBS:
         return 0
     if len(words) == 1 and not os.environ["COMP_LINE"].endswith(" "):
@@ -208,6 +230,11 @@ class _Job:
         try:
             from rlrun import config
 
+            if swept := hydra.sweeper.get("params"):
+                raise UserError(
+                    f"{' '.join(overrides)}: this is a sweep (over {', '.join(swept)}); add -m, or "
+                    "take another experiment for a single run"
+                )
             checked = config.check(config.plain(composed))
             from rlrun import runs
 

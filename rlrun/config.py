@@ -95,6 +95,7 @@ class Sweep:
     """Node `sweep`, which a single run does not read."""
 
     name: Annotated[str, Matches(r"[\w.-]*\w[\w.-]*", "letters, digits, and . - _")] | None = None
+    estimate: bool = False
 
 
 @dataclass(frozen=True)

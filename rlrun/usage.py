@@ -19,6 +19,7 @@ VERBS = {
     "record": "RUN | MODEL [KEY=VALUE]...",
     "import": "MODEL.zip [env=ID] [obs_rms=FILE] [to=FILE]",
     "inspect": "RUN | MODEL | CHECKPOINT",
+    "sweep": "status|retry|cancel|report [SWEEP]",
     "list": "[envs|algos|policies|schedules|loggers|callbacks|experiments|runs]",
 }
 """Words that may stand first on the command line, with what follows them."""
@@ -37,15 +38,16 @@ rlrun: train, resume and sweep reinforcement-learning algorithms
   rlrun record RUN [KEY=VALUE]...       a video: episodes=1 to=FILE.gif|FILE.mp4
   rlrun inspect RUN | CHECKPOINT        what is in it, is it intact
   rlrun import MODEL.zip [KEY=VALUE]... a model of stable-baselines 2: env=ID obs_rms=FILE to=FILE
+  rlrun sweep status|retry|cancel|report [SWEEP]   where it stands, what is missing, stop, curves
   rlrun list [envs|algos|policies|schedules|loggers|callbacks|experiments|runs]
 
-RUN is the folder of a run, or the file of a model that was saved in Python. The same command again
-goes on with an unfinished run.
+RUN is the folder of a run, or the file of a model that was saved in Python; SWEEP a name in
+outputs/sweeps, or a folder. The same command again goes on with an unfinished run or sweep.
 """
 
 _TAIL = """\
 Flags
-  -m, --multirun    one run for each combination of comma-separated values
+  -m, --multirun    a sweep: one run for each combination of comma-separated values
   --config-dir DIR  more options: DIR/algo/mine.yaml is algo=mine
   --cfg job         show the composed config, with every hyperparameter, and do nothing
   -sc install=bash  tab completion: eval "$(rlrun -sc install=bash)"
@@ -57,6 +59,7 @@ Examples (quotes keep the shell away from brackets and blanks)
   rlrun env=LunarLander-v3 algo.learning_rate=1e-3 'policy.hidden=[128, 128]' lr_schedule=constant
   rlrun experiment=none algo.replay_ratio=0
   rlrun -m env=CartPole-v1,Acrobot-v1 'seed=range(5)'
+  rlrun -m experiment=sweep/replay_ratio sweep.estimate=true
   rlrun resume outputs/CartPole-v1/acer-*/seed-0 total_timesteps=200000
 """
 

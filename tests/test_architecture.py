@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "ale_py": {"atari.py", "registry.py", "api/envs.py"},
     "wandb": {"loggers.py"},
     "tensorboard": {"loggers.py"},
-    "matplotlib": {"plots.py", "api/imitation/dataset.py"},
+    "matplotlib": {"plots.py", "report.py", "api/imitation/dataset.py"},
     "rich": {"console.py", "frame.py"},
     "safetensors": {"store.py"},
 }
@@ -139,7 +139,9 @@ def test_arrays_are_read_without_pickle():
     assert all(name.startswith("api/") for name in readers), readers
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list", "algos"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["list", "algos"], ["--version"], ["sweep", "status", "none-such"]]
+)
 def test_answers_without_training_import_no_torch(words):
     script = (
         "import sys; from rlrun.cli import main; sys.argv[1:] = sys.argv[1:]; main(); "

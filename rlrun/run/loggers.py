@@ -130,7 +130,8 @@ class WandbLogger:
     project, entity: where the run appears (no entity: the account's own);
     mode: "offline" needs no account and no network, and `wandb sync` uploads the run later;
     "online" needs `wandb login` once;
-    group, name: made of the algorithm, the environment and the seed unless given.
+    group: of the runs that differ in their seeds alone unless given: the algorithm with the digest
+    of its settings, as in the folder of the run, and the environment; name: with the seed.
 
     A resumed online run goes on under the same id, and what the server already has is not sent
     twice. wandb cannot resume offline: each part is a folder of its own with the same id, to be
@@ -169,13 +170,14 @@ class WandbLogger:
             raise RuntimeError("no API key (run `wandb login`, or take logger.mode=offline)")
         append = "--append " if resume_step else ""
         self._parts = f"{append}{folder}/wandb/offline-run-*-{run_id}"
-        algo, env, seed = run_title(config)
+        _, env, seed = run_title(config)
+        settings = f"{folder.resolve().parent.name} on {env}"  # .../acer-0123abcd/seed-0
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
             mode=self.mode,
-            group=self.group or f"{algo} on {env}",
-            name=self.name or f"{algo} on {env}, seed {seed}",
+            group=self.group or settings,
+            name=self.name or f"{settings}, seed {seed}",
             tags=self.tags,
             id=run_id,
             resume="allow",

@@ -24,8 +24,8 @@ def learning_curve(folder: Path) -> Path | None:
     Returns its path, or None, leaving what is there, if no episode and no evaluation is on
     record. Raises OSError if it cannot be written.
     """
-    episodes = _episodes(folder / "episodes.csv")
-    evaluations = _evaluations(folder / "evaluations.jsonl")
+    episodes = read_episodes(folder / "episodes.csv")
+    evaluations = read_evaluations(folder / "evaluations.jsonl")
     if not len(episodes) and not len(evaluations):
         return None
 
@@ -92,7 +92,7 @@ def _whole_lines(path: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-def _episodes(path: Path) -> NDArray[np.float64]:
+def read_episodes(path: Path) -> NDArray[np.float64]:
     """Step and return of each finished episode, [N, 2]."""
     rows = _whole_lines(path)[1:]
     if not rows:
@@ -100,7 +100,7 @@ def _episodes(path: Path) -> NDArray[np.float64]:
     return np.loadtxt(rows, delimiter=",", usecols=(0, 2), ndmin=2)
 
 
-def _evaluations(path: Path) -> NDArray[np.float64]:
+def read_evaluations(path: Path) -> NDArray[np.float64]:
     """Step, mean and standard deviation of the return of each evaluation, [N, 3]."""
     rows = [json.loads(line) for line in _whole_lines(path)]
     points = [[row[key] for key in ("step", "return_mean", "return_std")] for row in rows]

@@ -8,8 +8,8 @@ from typing import Any
 from rlrun.run.console import say
 from rlrun.run.lock import RunLock
 from rlrun.run.signals import StopRequest, stop_on_signals
-from rlrun.sweeps import plan, table
-from rlrun.sweeps.folder import Job
+from rlrun.sweeps import estimate, plan, table
+from rlrun.sweeps.folder import Job, Sweep
 from rlrun.sweeps.planner import Planner
 from rlrun.sweeps.pool import Carrier, carry
 
@@ -32,22 +32,28 @@ class Grid(Planner):
         """
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         jobs, found = plan.planned(plan.combinations(words), self.compose)
+        if self.master.sweep.estimate:
+            estimate.tell(jobs, found, self.index)
+            return
         with RunLock(self.index.folder), stop_on_signals() as stop:
             jobs = self.index.add(jobs, found)
-            states = self.index.states()
-            missing = [
-                job
-                for job, config in zip(jobs, found, strict=True)
-                if states[job.number].status != "finished" or config["run"]["overwrite"]
-            ]
-            steps = sum(job.total_timesteps for job in missing)
-            say(f"{self.index.folder}: {len(jobs)} jobs, {len(missing)} to run: {steps:,} steps")
+            missing = self._missing(jobs, found)
+            say(_announced(self.index, jobs, missing), "bold")
             if missing and not self._waited_for(missing, stop):
                 say(f"`rlrun sweep status {self.index.folder.name}` tells how they stand")
                 return
-            skipped = {job.number for job in jobs} - {job.number for job in missing}
-            code = table.summary(self.index, skipped)
+            asked = {job.number for job in jobs}
+            skipped = asked - {job.number for job in missing}
+            code = table.summary(self.index, skipped, asked)
         self.command.exit_code = stop.exit_code or code
+
+    def _missing(self, jobs: list[Job], found: list[dict[str, Any]]) -> list[Job]:
+        """Those that are still to be run, or are to be begun anew."""
+        return [
+            job
+            for job, config in zip(jobs, found, strict=True)
+            if self.index.state(job).status != "finished" or config["run"]["overwrite"]
+        ]
 
     def _waited_for(self, jobs: list[Job], stop: StopRequest) -> bool:
         """Have the jobs carried; whether they have come to their end by now."""
@@ -63,3 +69,12 @@ class Grid(Planner):
         finally:
             pool.close()
         return self.carrier.waits
+
+
+def _announced(sweep: Sweep, jobs: list[Job], missing: list[Job]) -> str:
+    before = len(jobs) - len(missing)
+    steps = sum(job.total_timesteps for job in missing)
+    parts = [f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}"]
+    parts += [f"{before} finished before"] if before else []
+    parts += [f"{len(missing)} to run, {steps:,} steps"] if missing else []
+    return f"{sweep.folder}: {', '.join(parts)}"

@@ -14,8 +14,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import open_dict
 
 from rlrun import config as configs
+from rlrun.run.signals import pass_on
 from rlrun.sweeps.folder import Job, Sweep, name_of
-from rlrun.sweeps.work import trusted, work
+from rlrun.sweeps.work import STOPPED, trusted, work
 
 
 class Planner(Sweeper):
@@ -49,7 +50,13 @@ class Planner(Sweeper):
     def launch(self, jobs: list[Job]) -> None:
         """Have jobs carried by a launcher that is not rlrun's own."""
         place = f"hydra.sweep.dir='{self.index.folder}'"  # Hydra composes each job anew
-        ended = self.carrier.launch([[*job.words, place] for job in jobs], initial_job_idx=0)
+        try:
+            ended = self.carrier.launch([[*job.words, place] for job in jobs], initial_job_idx=0)
+        except SystemExit as end:
+            if end.code not in STOPPED:
+                raise
+            pass_on(int(end.code) - 128)  # it was meant for the whole sweep
+            return
         for job, result in zip(jobs, ended, strict=True):
             if result.status is JobStatus.FAILED:
                 self.index.report(job, "failed", repr(result._return_value))
@@ -61,4 +68,7 @@ def carried(composed: Any) -> int:
     sweep = Sweep(Path(HydraConfig.get().sweep.dir))
     run = str(configs.run_folder(config))
     (job,) = (job for job in sweep.jobs if job.run == run)
-    return work(sweep.folder, job.number, trusted(config))
+    code = work(sweep.folder, job.number, trusted(config))
+    if code in STOPPED:
+        raise SystemExit(code)  # and the jobs after it do not start
+    return code

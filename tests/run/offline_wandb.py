@@ -15,6 +15,8 @@ FULL, LAST = 1, 4
 class OfflineRun:
     run_id: str = ""
     project: str = ""
+    group: str = ""
+    name: str = ""
     config: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
     exit_code: int | None = None
@@ -52,6 +54,7 @@ def read(path: Path) -> OfflineRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.run_id, run.project = record.run.run_id, record.run.project
+            run.group, run.name = record.run.run_group, record.run.display_name
             run.config.update(items(record.run.config.update))
         elif kind == "history":
             run.history.append(items(record.history.item))

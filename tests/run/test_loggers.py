@@ -139,14 +139,14 @@ def test_wandb_online_resumes_its_run_without_sending_twice(tmp_path, monkeypatc
     fake = FakeWandb()
     monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
     view = WandbLogger(mode="online", tags=["a"])
-    view.start(tmp_path, "run7", CONFIG, 10)
+    view.start(tmp_path / "acer-0123abcd" / "seed-3", "run7", CONFIG, 10)
     for step in (15, 20, 25):
         view.write(step, {"loss/q": 1.0})
     view.close(1)
     assert fake.calls["id"] == "run7"
     assert fake.calls["resume"] == "allow"
-    assert fake.calls["group"] == "ACER on CartPole-v1"
-    assert fake.calls["name"] == "ACER on CartPole-v1, seed 3"
+    assert fake.calls["group"] == "acer-0123abcd on CartPole-v1"
+    assert fake.calls["name"] == "acer-0123abcd on CartPole-v1, seed 3"
     assert fake.rows == [(25, {"loss/q": 1.0})]
     assert fake.exit_code == 1
 
