@@ -1,0 +1,35 @@
+"""Imported by the fork server of a sweep, and by nothing else: what each of its jobs would import.
+
+Imports start no thread that outlives a fork and touch no GPU, so that the jobs can be forked.
+"""
+
+import os
+import signal
+from importlib import import_module
+
+from rlrun import process
+
+IMPORTED = (
+    "rlrun.runs",
+    "rlrun.sweeps.work",
+    "rlrun.algorithms.acer",
+    "rlrun.algorithms.acktr",
+    "rlrun.policies.cnn",
+    "rlrun.policies.lstm",
+    "rlrun.policies.mlp",
+    "rlrun.envs.atari",
+    "rlrun.envs.gym",
+    "gymnasium.envs.classic_control",
+    "hydra.utils",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.record_writer",
+)
+
+process.tune()
+for name in IMPORTED:
+    import_module(name)
+# It lives as long as a job needs it. What is sent to the driver's whole group is not for it.
+os.setsid()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
