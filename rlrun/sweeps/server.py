@@ -3,6 +3,7 @@
 Imports start no thread that outlives a fork and touch no GPU, so that the jobs can be forked.
 """
 
+import gc
 import os
 import signal
 from importlib import import_module
@@ -21,8 +22,13 @@ IMPORTED = (
     "rlrun.envs.gym",
     "gymnasium.envs.classic_control",
     "hydra.utils",
+    "omegaconf._impl",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
+    "PIL.GifImagePlugin",
+    "PIL.JpegImagePlugin",
+    "PIL.PpmImagePlugin",
+    "torch.fx.experimental.symbolic_shapes",  # by the first backward pass
     "tensorboard.compat.proto.event_pb2",
     "tensorboard.summary.writer.record_writer",
 )
@@ -30,6 +36,9 @@ IMPORTED = (
 process.tune()
 for name in IMPORTED:
     import_module(name)
+# The collector of a job would walk through all this in vain, and so copy its memory.
+gc.collect()
+gc.freeze()
 # It lives as long as a job needs it. What is sent to the driver's whole group is not for it.
 os.setsid()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
