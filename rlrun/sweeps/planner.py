@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from omegaconf import open_dict
 
 from rlrun import config as configs
 from rlrun.sweeps.folder import Job, Sweep, name_of
-from rlrun.sweeps.work import trusted, work
+from rlrun.sweeps.work import STOPPED, trusted, work
 
 
 class Planner(Sweeper):
@@ -69,7 +70,13 @@ class Planner(Sweeper):
     def launch(self, jobs: list[Job]) -> None:
         """Have jobs carried by a launcher that is not rlrun's own."""
         place = f"hydra.sweep.dir='{self.index.folder}'"  # Hydra composes each job anew
-        ended = self.carrier.launch([[*job.words, place] for job in jobs], initial_job_idx=0)
+        try:
+            ended = self.carrier.launch([[*job.words, place] for job in jobs], initial_job_idx=0)
+        except SystemExit as end:
+            if end.code not in STOPPED:
+                raise
+            signal.raise_signal(int(end.code) - 128)  # it was meant for the whole sweep
+            return
         for job, result in zip(jobs, ended, strict=True):
             if result.status is JobStatus.FAILED:
                 self.index.report(job, "failed", repr(result._return_value))
@@ -81,4 +88,7 @@ def carried(composed: Any) -> int:
     sweep = Sweep(Path(HydraConfig.get().sweep.dir))
     run = str(configs.run_folder(config))
     (job,) = (job for job in sweep.jobs if job.run == run)
-    return work(sweep.folder, job.number, trusted(config))
+    code = work(sweep.folder, job.number, trusted(config))
+    if code in STOPPED:
+        raise SystemExit(code)  # and the jobs after it do not start
+    return code

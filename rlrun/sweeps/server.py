@@ -25,6 +25,7 @@ IMPORTED = (
     "omegaconf._impl",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
+    "PIL.BmpImagePlugin",
     "PIL.GifImagePlugin",
     "PIL.JpegImagePlugin",
     "PIL.PpmImagePlugin",
