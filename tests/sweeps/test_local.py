@@ -1,4 +1,4 @@
-"""Sweeps in processes of this machine: what ends a job, what ends the driver, and what is shared."""
+"""Sweeps in processes of this machine: what ends a job or the driver, and what jobs share."""
 
 from __future__ import annotations
 
@@ -177,7 +177,11 @@ def test_what_jobs_are_forked_from_is_ready_and_at_rest(tmp_path: Path) -> None:
     """One thread, no GPU, and hardly anything left to import but what Hydra composes with."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", SERVER], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", SERVER],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -268,7 +272,9 @@ def test_one_job_at_a_time_shows_its_screen_on_a_terminal(tmp_path: Path) -> Non
     assert driver.wait() == 0
     assert b"ACER on CartPole-v1" in seen
     assert b"\x1b[" in seen
-    assert not (only_sweep(tmp_path).job_folder(only_sweep(tmp_path).jobs[0]) / "output.log").exists()
+    assert not (
+        only_sweep(tmp_path).job_folder(only_sweep(tmp_path).jobs[0]) / "output.log"
+    ).exists()
 
 
 COMPOSED = [
