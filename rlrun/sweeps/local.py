@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -30,6 +31,10 @@ from rlrun.schema import UserError
 from rlrun.sweeps.folder import CONFIG, OUTPUT, Job, Sweep
 from rlrun.sweeps.pool import OwnLauncher
 from rlrun.sweeps.work import STOPPED, trusted, work
+
+SAFE_PATH = "PYTHONSAFEPATH", "rlrun"
+"""With this in its environment, a `random.py` in the current folder is not Python's for the server
+either, as it is not for `rlrun`. The server takes it out again."""
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -134,7 +139,7 @@ class Processes:
                 self._running[slot] = self._begin(self._waiting.popleft(), cores)
 
     def _begin(self, job: Job, cores: Sequence[int]) -> _Running:
-        _context.set_forkserver_preload(["rlrun.sweeps.server"])
+        _serve()
         folder = self._sweep.job_folder(job).absolute()
         trust = trusted(stored.read(folder / CONFIG))
         output = None if self._shown else folder / OUTPUT
@@ -163,6 +168,19 @@ class Processes:
             else:
                 self._sweep.report(job, "failed", f"ended without a word, exit code {code}")
         return job
+
+
+def _serve() -> None:
+    """Start the server if it does not run."""
+    _context.set_forkserver_preload(["rlrun.sweeps.server"])
+    name, value = SAFE_PATH
+    if (users := os.environ.get(name)) is None:
+        os.environ[name] = value
+    try:
+        forkserver.ensure_running()
+    finally:
+        if users is None:
+            del os.environ[name]
 
 
 def _job(

@@ -9,10 +9,10 @@ import signal
 from importlib import import_module
 
 from rlrun import process
+from rlrun.sweeps.local import SAFE_PATH
 
 IMPORTED = (
     "rlrun.runs",
-    "rlrun.sweeps.work",
     "rlrun.algorithms.acer",
     "rlrun.algorithms.acktr",
     "rlrun.policies.cnn",
@@ -34,6 +34,8 @@ IMPORTED = (
     "tensorboard.summary.writer.record_writer",
 )
 
+if os.environ.get(SAFE_PATH[0]) == SAFE_PATH[1]:
+    del os.environ[SAFE_PATH[0]]
 process.tune()
 for name in IMPORTED:
     import_module(name)

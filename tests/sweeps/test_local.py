@@ -26,7 +26,12 @@ from rlrun.sweeps.grid import Grid
 from rlrun.sweeps.local import shares
 
 ROOT = Path(__file__).parents[2]
-DRIVER = [sys.executable, "-c", "import sys; from rlrun.cli import main; sys.exit(main())"]
+SCRIPT = """import sys
+from rlrun.cli import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PLANTED = """
 import os
 import signal
@@ -77,11 +82,13 @@ def until(true: Callable[[], Any], seconds: float = 60) -> None:
 
 
 def begin(folder: Path, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-    """A driver in a session of its own, in a folder."""
-    folder.mkdir(exist_ok=True)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    given = {"stdout": subprocess.PIPE, "start_new_session": True, **options}
-    return subprocess.Popen([*DRIVER, "-m", *words], cwd=folder, env=environment, **given)
+    """A driver in a session of its own, in a folder with a module that is named like Python's."""
+    script = folder / "bin" / "rlrun"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(SCRIPT)
+    (folder / "random.py").write_text("raise RuntimeError('this is not Python's')")
+    given = {"stdout": subprocess.PIPE, "start_new_session": True, "env": ENVIRONMENT, **options}
+    return subprocess.Popen([sys.executable, str(script), "-m", *words], cwd=folder, **given)
 
 
 def going(folder: Path, count: int) -> list[Path]:
@@ -198,8 +205,9 @@ def test_a_signal_saves_what_runs_and_begins_nothing_more(
     """Ctrl-C reaches the driver's group; a cluster may send SIGTERM to each and every process."""
     driver = begin(tmp_path, "seed=range(3)", "hydra.launcher.n_jobs=2", *LONG)
     runs = going(tmp_path, 2)
+    jobs = [int((run / "run.lock").read_text()) for run in runs]
+    assert [os.getsid(job) for job in jobs] == jobs
     if number == signal.SIGTERM:
-        jobs = [int((run / "run.lock").read_text()) for run in runs]
         server = int(Path(f"/proc/{jobs[0]}/stat").read_text().rpartition(")")[2].split()[1])
         for process in (*jobs, server):
             os.kill(process, number)
@@ -255,12 +263,8 @@ def test_a_run_that_is_still_being_saved_is_waited_for(
 def test_one_job_at_a_time_shows_its_screen_on_a_terminal(tmp_path: Path) -> None:
     """And prints to its file anywhere else, which the tests above have read."""
     ours, theirs = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    environment.pop("CI", None)
-    driver = subprocess.Popen(
-        [*DRIVER, "-m", "seed=7", *SHORT],
-        **{"cwd": tmp_path, "env": environment, "stdout": theirs, "stderr": theirs},
-    )
+    environment = ENVIRONMENT | {"TERM": "xterm", "CI": ""}
+    driver = begin(tmp_path, "seed=7", *SHORT, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     seen = b""
     while True:
