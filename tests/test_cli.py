@@ -153,12 +153,16 @@ def test_cfg_job_shows_the_config_and_trains_nothing(command: Command, trained: 
     assert trained == []
 
 
+IN_PROCESS = "hydra/launcher=basic"
+"""The jobs of a sweep run one after the other in this process, where they can be watched."""
+
+
 @pytest.mark.parametrize("words", [["-m", "seed=1,2"], ["seed=1,2", "--multirun"]])
 def test_multirun_before_and_after_the_overrides(
     command: Command, trained: list[Any], words: list[str]
 ) -> None:
-    result = command(*words, "env=CartPole-v1,PongNoFrameskip-v4")
-    assert result.err == ""
+    result = command(*words, "env=CartPole-v1,PongNoFrameskip-v4", IN_PROCESS)
+    assert result.code == 0
     seen = [(node["seed"], node["env"]["id"], node["total_timesteps"]) for node, _ in trained]
     assert seen == [
         (seed, env, steps)
@@ -168,25 +172,38 @@ def test_multirun_before_and_after_the_overrides(
 
 
 def test_sweep_over_a_range_and_null_experiment(command: Command, trained: list[Any]) -> None:
-    assert command("-m", "seed=range(3)", "experiment=null").err == ""
+    assert command("-m", "seed=range(3)", "experiment=null", IN_PROCESS).code == 0
     assert [node["seed"] for node, _ in trained] == [0, 1, 2]
     assert trained[0][0] == config.check(config.compose(["experiment=none"]))
 
 
-def test_wrong_jobs_are_all_named_before_one_starts(command: Command, trained: list[Any]) -> None:
-    result = command("-m", "seed=12,15", "algo.gamma=0.9,2")
+def test_a_wrong_job_is_named_and_none_is_started(
+    command: Command, trained: list[Any], tmp_path: Path
+) -> None:
+    result = command("-m", "seed=12,15", "algo.gamma=0.9,2", IN_PROCESS)
     assert result.code == 2
-    assert trained == []
-    assert result.err == (
-        "rlrun: 2 of 4 jobs cannot be run, so that none was started:\n"
+    assert result.err.splitlines() == [
+        "rlrun: 2 of 4 jobs cannot be run, so that none was started:",
         "  seed=12 algo.gamma=2 (and 1 more): "
-        "algo.gamma: 2 is not allowed; allowed: a number from 0 to 1\n"
-    )
+        "algo.gamma: 2 is not allowed; allowed: a number from 0 to 1",
+    ]
+    assert trained == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_job_is_named_and_the_others_run(command: Command, trained: list[Any]) -> None:
+    result = command("-m", "seed=12,13,14,15", IN_PROCESS)
+    assert result.code == 1
+    assert [node["seed"] for node, _ in trained] == [12, 13, 14, 15]
+    for line in ("seed=13: seed: 13 brings bad luck", "seed=14: RuntimeError: a bug"):
+        assert f"failed      {line}\n" in result.out
 
 
 def test_a_signal_stops_the_whole_sweep(command: Command, trained: list[Any]) -> None:
-    assert command("-m", "seed=1,2,3", "env.kwargs.code=143").code == 143
+    result = command("-m", "seed=1,2,3", "env.kwargs.code=143", IN_PROCESS)
+    assert result.code == 143
     assert len(trained) == 1
+    assert "1 stopped, 2 waiting" in result.out
 
 
 def test_config_dir_brings_new_options(

@@ -2,19 +2,26 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 class StopRequest:
-    """Which signal asked the run to stop, if one did."""
+    """Which signal asked the run to stop, if one did, and whether a checkpoint is wanted."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.save = False
+        """A checkpoint is wanted at the next safe point, and then to go on."""
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    @property
+    def is_pressing(self) -> bool:
+        """Whether to break off what takes long and can be done again."""
+        return self.save or bool(self)
 
     @property
     def exit_code(self) -> int:
@@ -22,37 +29,61 @@ class StopRequest:
         return 0 if self.signal is None else 128 + self.signal
 
 
-_open: list[StopRequest] = []
-"""Requests of the sweep and of its job that this process has in hand, the inner one last."""
+_standing: StopRequest | None = None
+"""The request of whoever asked first in this process: that of a sweep is that of its jobs too."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request; a second signal ends the process at once.
 
-    Whoever was asked to stop before passes that on to the requests that are opened inside.
+    Inside of another one, and of `cluster_signals`, it is the request of that.
     """
+    if _standing is not None:
+        yield _standing
+        return
     request = StopRequest()
-    request.signal = _open[-1].signal if _open else None
 
     def take_note(number: int, frame: FrameType | None) -> None:
         if request:
             os._exit(128 + number)
         request.signal = number
 
-    previous = {
-        number: signal.signal(number, take_note) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    _open.append(request)
-    try:
+    with _handled(request, (signal.SIGINT, signal.SIGTERM), take_note):
         yield request
+
+
+@contextmanager
+def cluster_signals() -> Iterator[StopRequest]:
+    """Take signals as a job of a cluster has to, from now on, whatever the process does.
+
+    SIGUSR2 (the time limit is near, or a preemption) and SIGINT ask to save and stop. SIGTERM asks
+    to save and go on until the process is killed: one that ends in that time counts as done, and
+    the cluster would not begin it again.
+    """
+    request = StopRequest()
+
+    def take_note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            request.save = True
+        else:
+            request.signal = number
+
+    with _handled(request, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2), take_note):
+        yield request
+
+
+@contextmanager
+def _handled(
+    request: StopRequest, numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Let a request stand, whose handler has these signals."""
+    global _standing
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    _standing = request
+    try:
+        yield
     finally:
-        _open.pop()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def pass_on(number: int) -> None:
-    """Ask whoever has a request open, as the signal would that one of its jobs took."""
-    if _open:
-        _open[-1].signal = number
+        _standing = None
+        for number, before in previous.items():
+            signal.signal(number, before)

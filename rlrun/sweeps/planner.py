@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import Overrides
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, setup_globals
 from hydra.plugins.sweeper import Sweeper
@@ -14,7 +18,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import open_dict
 
 from rlrun import config as configs
-from rlrun.run.signals import pass_on
 from rlrun.sweeps.folder import Job, Sweep, name_of
 from rlrun.sweeps.work import STOPPED, trusted, work
 
@@ -31,7 +34,8 @@ class Planner(Sweeper):
         """rlrun's command line, which takes the exit code."""
         self.master = config
         """The config that all jobs start from, Hydra's own settings included."""
-        self._loader = hydra_context.config_loader
+        self._loader: Any = hydra_context.config_loader
+        self._bases: dict[tuple[str, ...], Any] = {}  # composed, by the words that choose options
         name = config.sweep.name or name_of(list(config.hydra.overrides.task))
         self.index = Sweep(Path(config.hydra.sweep.dir, name))
         self.index.command = sys.argv[1:]
@@ -41,10 +45,25 @@ class Planner(Sweeper):
         )
 
     def compose(self, words: list[str]) -> dict[str, Any]:
-        """The config of one job, not checked."""
-        composed = self._loader.load_sweep_config(self.master, words)
-        with open_dict(composed):
-            del composed["hydra"]
+        """The config of one job, not checked.
+
+        Hydra composes the options of the groups first and puts the values on top. The former,
+        which takes most of the time, is done once for all jobs that differ in values alone.
+        """
+        overrides = OverridesParser.create().parse_overrides(words)
+        values = Overrides(self._loader.repository, overrides).config_overrides
+        values = [value for value in values if not value.is_hydra_override()]
+        if self.master.hydra.searchpath:  # there may be more groups than the loader knows of
+            values = []
+        kept = {id(value) for value in values}
+        choices = tuple(str(word.input_line) for word in overrides if id(word) not in kept)
+        if choices not in self._bases:
+            base = self._loader.load_sweep_config(self.master, list(choices))
+            with open_dict(base):
+                del base["hydra"]
+            self._bases[choices] = base
+        composed = copy.deepcopy(self._bases[choices])
+        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
         return configs.plain(composed)
 
     def launch(self, jobs: list[Job]) -> None:
@@ -55,8 +74,7 @@ class Planner(Sweeper):
         except SystemExit as end:
             if end.code not in STOPPED:
                 raise
-            pass_on(int(end.code) - 128)  # it was meant for the whole sweep
-            return
+            return  # it was meant for the whole sweep, which heard of it too
         for job, result in zip(jobs, ended, strict=True):
             if result.status is JobStatus.FAILED:
                 self.index.report(job, "failed", repr(result._return_value))

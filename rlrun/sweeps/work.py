@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 from rlrun import stored
 from rlrun.schema import UserError
-from rlrun.sweeps.folder import CONFIG, Job, Sweep
+from rlrun.sweeps.folder import CONFIG, Job, Sweep, is_held
 
 FINISHED, FAILED, USER_ERROR = 0, 1, 2
 STOPPED = (130, 143)
+
+_PATIENCE = 30.0  # seconds
 
 
 def work(folder: Path, number: int, trust: Sequence[str]) -> int:
@@ -60,7 +63,15 @@ def _train(sweep: Sweep, job: Job, trust: Sequence[str]) -> int:
     if config["run"]["overwrite"]:  # once, and not again when the job is begun a second time
         later = {**config, "run": {**config["run"], "overwrite": False}}
         path.write_text(stored.dump(later), encoding="utf-8")
+    _wait_for(configs.run_folder(config))
     return runs.train(config, job.words)
+
+
+def _wait_for(run: Path) -> None:
+    """Give a process that still has the run time to end; that of a killed driver is saving it."""
+    deadline = time.monotonic() + _PATIENCE
+    while is_held(run) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def trusted(config: Mapping[str, Any]) -> list[str]:
