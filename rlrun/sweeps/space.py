@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from optuna.distributions import (
     BaseDistribution,
@@ -89,7 +89,7 @@ def _range(override: Override) -> BaseDistribution:
             values = list(found.range())
             low, high = min(values), max(values)
             return _number(low, high, log, abs(found.step))
-        if override.is_choice_sweep() and not (log or found.shuffle):  # type: ignore[union-attr]
+        if isinstance(found, ChoiceSweep) and not (log or found.shuffle):
             return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
     except ValueError as error:
         reason = str(error).splitlines()[0]

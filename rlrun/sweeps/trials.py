@@ -139,7 +139,11 @@ class Trials:
         """Parameters that it has already stay; a driver may have died between two of them."""
         # A sampler of its own for each trial: one that is begun anew would repeat itself.
         self.study.sampler = _sampler(self.settings, trial.number)
-        params = {key: _suggest(trial, key, found) for key, found in self.ranges.items()}
+        try:
+            params = {key: _suggest(trial, key, found) for key, found in self.ranges.items()}
+        except BaseException:
+            lock.release()
+            raise
         owned = Owned(trial.number, params, trial, lock)
         self.owned[trial.number] = owned
         return owned

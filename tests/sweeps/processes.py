@@ -1,4 +1,4 @@
-"""A launcher for tests: each job is a process `python -c CODE FOLDER NUMBER TRUST...`."""
+"""Launchers for tests: each job is a process `python WORDS... FOLDER NUMBER TRUST...`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from hydra.core.plugins import Plugins
 
@@ -25,16 +26,24 @@ sys.exit(work(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
 
 
 class Processes(OwnLauncher):
-    def __init__(self, n_jobs: int = 2, code: str = TRAIN) -> None:
-        self.n_jobs, self.code = n_jobs, code
+    words: tuple[str, ...] = ("-c", TRAIN)
+
+    def __init__(self, n_jobs: int = 2) -> None:
+        self.n_jobs = n_jobs
 
     def pool(self, sweep: Sweep) -> Pool:
-        return Workers(sweep, self.n_jobs, self.code)
+        return Workers(sweep, self.n_jobs, self.words)
+
+
+class Played(Processes):
+    """Does not train, see `played`."""
+
+    words = (str(Path(__file__).with_name("played.py")),)
 
 
 class Workers:
-    def __init__(self, sweep: Sweep, n_jobs: int, code: str) -> None:
-        self.sweep, self.n_jobs, self.code = sweep, n_jobs, code
+    def __init__(self, sweep: Sweep, n_jobs: int, words: Sequence[str]) -> None:
+        self.sweep, self.n_jobs, self.words = sweep, n_jobs, words
         self.waiting: list[Job] = []
         self.ended: list[Job] = []
         self.running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
@@ -51,7 +60,7 @@ class Workers:
             with (folder / OUTPUT).open("ab") as log:
                 words = [str(self.sweep.folder), str(job.number), *trust]
                 process = subprocess.Popen(
-                    [sys.executable, "-c", self.code, *words],
+                    [sys.executable, *self.words, *words],
                     cwd=self.sweep.home,
                     stdout=log,
                     stderr=log,
@@ -84,10 +93,10 @@ class Workers:
             process.wait()
 
 
-def register(*launchers: type) -> None:
+def register() -> None:
     Plugins.instance()  # looks for plugins on the disk, before there are some in memory
     plugins.register()
-    for launcher in launchers:
+    for launcher in (Processes, Played):
         launcher.__module__ = plugins._HOME
         setattr(sys.modules[plugins._HOME], launcher.__name__, launcher)
         Plugins.instance().register(launcher)
@@ -96,5 +105,5 @@ def register(*launchers: type) -> None:
 if __name__ == "__main__":  # a driver: its words are those of the command line
     from rlrun import cli
 
-    register(Processes)
+    register()
     sys.exit(cli.main())
