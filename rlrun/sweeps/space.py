@@ -42,9 +42,8 @@ class Space:
         What is wrong with a range shows in one of these, before any trial has begun.
         """
         values = {key: _probes(found) for key, found in self.ranges.items()}
-        first = {key: probes[0] for key, probes in values.items()}
-        others = [first | {key: value} for key, probes in values.items() for value in probes[1:]]
-        return [first, *others]
+        count = max(map(len, values.values()))
+        return [{key: v[i % len(v)] for key, v in values.items()} for i in range(count)]
 
 
 def space(words: Sequence[str]) -> Space:
