@@ -149,7 +149,8 @@ class Driver:
                     self._sweep.report(job, "pruned", reason)
             return self._done(watched, trials.PRUNED, reason=reason)
         rest = [job for job in watched.jobs if states[job.number].status != "finished"]
-        if stopping or any(states[n].status == "stopped" for n in self._submitted & set(states)):
+        ended = [states[job.number].status for job in rest if job.number in self._submitted]
+        if stopping or {"stopped", "waiting"} & set(ended):
             return self._leave(watched)
         if all(job.number in self._submitted for job in rest):
             return self._done(watched, trials.FAIL, reason=states[rest[0].number].reason)
@@ -158,7 +159,8 @@ class Driver:
         self._pool.submit(rest)
 
     def _complete(self, watched: _Watched) -> None:
-        self._is_behind(watched)  # those that come later are compared with it
+        while self._is_behind(watched):  # report it all: others are compared with it
+            pass
         values = [
             objective.at_end(self._sweep.run_folder(job), self._settings) for job in watched.jobs
         ]

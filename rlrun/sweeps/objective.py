@@ -47,10 +47,10 @@ def over_seeds(values: Sequence[float], settings: Settings) -> float:
 
 
 def iqm(values: Sequence[float]) -> float:
-    """Mean of what is left without the lowest and the highest quarter, each rounded down."""
-    cut = len(values) // 4
-    kept = sorted(values)[cut : len(values) - cut]
-    return sum(kept) / len(kept)
+    """Mean of the middle half; a value at its border counts by the part that lies inside."""
+    n = len(values)
+    weights = [max(0.0, min(i + 1, 0.75 * n) - max(i, 0.25 * n)) for i in range(n)]
+    return sum(w * value for w, value in zip(weights, sorted(values), strict=True)) / (0.5 * n)
 
 
 def _of_run(returns: Sequence[float], settings: Settings) -> float:

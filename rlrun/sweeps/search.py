@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class Search(Planner):
     """Asks Optuna for trials, and has each of them trained with several seeds."""
 
-    marks = ("hydra/sweeper=optuna",)
+    marks = ("optuna",)
 
     def __init__(self, **settings: Any) -> None:
         """Its settings are read, and checked, when the search begins."""
@@ -45,7 +46,7 @@ class Search(Planner):
                 f"hydra/sweeper=optuna needs the package {error.name}: pip install 'rlrun[search]'"
             ) from error
         settings = _checked(configs.plain(self.master.hydra.sweeper))
-        carrier, folder = self._carrier(), self.index.folder
+        carrier, room, folder = self._carrier(), self._room(), self.index.folder
         found = space.space(arguments)
         settings = self._probed(found, settings)
         if (folder / INDEX).exists() and not trials.place_of(folder):
@@ -71,17 +72,29 @@ class Search(Planner):
             def planned(params: Mapping[str, Any]) -> tuple[list[Job], list[dict[str, Any]]]:
                 return self._planned(found, params, settings.seeds)
 
-            room = int(getattr(carrier, "n_jobs", None) or 1)
             Driver(self.index, pool, study, settings, planned, room).run(stop)
             code = search_report.report(self.index)
         self.command.exit_code = stop.exit_code or code
 
     def _carrier(self) -> Carrier:
-        if isinstance(self.carrier, Carrier) and self.carrier.waits:
+        shown = self.index.launcher.get("print_only")
+        if isinstance(self.carrier, Carrier) and self.carrier.waits and not shown:
             return self.carrier
         raise UserError(
             "hydra/sweeper=optuna needs a launcher that it can watch: hydra/launcher=local, or "
             "hydra/launcher=slurm that waits for its jobs"
+        )
+
+    def _room(self) -> int:
+        """How many jobs the launcher runs at once: so many are kept going."""
+        launcher = self.index.launcher
+        if "n_jobs" in launcher:
+            return int(launcher["n_jobs"] or len(os.sched_getaffinity(0)))
+        if launcher.get("parallel"):
+            return int(launcher["parallel"])
+        raise UserError(
+            "hydra.launcher.parallel: a search learns from the trials before, so say how many jobs "
+            "it may have at once: hydra.launcher.parallel=N"
         )
 
     def _planned(

@@ -164,7 +164,7 @@ def test_a_trial_has_the_objective_of_all_its_seeds(search: Search) -> None:
         # Seeds add 0, 1, 4, 9: the middle half of them has the mean 2.5, all of them 3.5.
         assert trial.value == pytest.approx(1e4 * float(trial.params["algo.learning_rate"]) + 2.5)
     assert objective.over_seeds([0, 1, 4, 9], Settings(over_seeds="mean")) == 3.5
-    assert objective.over_seeds([0, 1, 5], Settings()) == 2
+    assert objective.over_seeds([0, 1, 5], Settings()) == 1.5  # 1, and a quarter of the others
 
 
 def test_the_area_under_the_curve_as_objective(search: Search) -> None:
@@ -277,6 +277,21 @@ def test_a_launcher_of_others_is_refused(command: Callable[..., Any]) -> None:
     done = command("-m", "hydra/sweeper=optuna", RATE, *WORDS)
     assert done.code == 2
     assert "hydra/launcher=local" in done.err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["+hydra.launcher.print_only=true"], "hydra/launcher=slurm that waits"),
+        (["~hydra.launcher.n_jobs", "+hydra.launcher.parallel=null"], "hydra.launcher.parallel=N"),
+    ],
+)
+def test_a_launcher_that_gives_no_room_is_refused(
+    search: Search, more: list[str], message: str
+) -> None:
+    done = search(RATE, *more)
+    assert done.code == 2
+    assert message in done.err
 
 
 def test_another_search_in_its_place_is_refused(search: Search) -> None:
