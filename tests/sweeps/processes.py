@@ -28,7 +28,7 @@ sys.exit(work(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
 class Processes(OwnLauncher):
     words: tuple[str, ...] = ("-c", TRAIN)
 
-    def __init__(self, n_jobs: int = 2) -> None:
+    def __init__(self, n_jobs: int = 2, **of_slurm: object) -> None:
         self.n_jobs = n_jobs
 
     def pool(self, sweep: Sweep) -> Pool:

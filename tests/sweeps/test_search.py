@@ -33,9 +33,10 @@ RATE = "algo.learning_rate=tag(log,interval(1e-4,1e-2))"
 WORDS = ["sweep.name=s", "total_timesteps=4000", "eval.every_steps=1000", "logger=files"]
 
 
-def words(launcher: str = "Played", n_jobs: int = 2) -> list[str]:
+def words(launcher: str = "Played", n_jobs: int | None = 2) -> list[str]:
     target = f"hydra.launcher._target_=hydra_plugins.rlrun.{launcher}"
-    return ["-m", "hydra/sweeper=optuna", target, f"+hydra.launcher.n_jobs={n_jobs}", *WORDS]
+    room = [f"+hydra.launcher.n_jobs={n_jobs}"] if n_jobs else []
+    return ["-m", "hydra/sweeper=optuna", target, *room, *WORDS]
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def test_parameters_suggested_before_a_kill_are_kept(
 
 
 def test_a_search_that_is_stopped_goes_on(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLAY_SECONDS", "0.1")
+    monkeypatch.setenv("PLAY_SECONDS", "0.3")
     poll = processes.Workers.poll
 
     def interrupted(self: Any, seconds: float) -> Any:
@@ -241,9 +242,9 @@ def test_a_search_that_is_stopped_goes_on(search: Search, monkeypatch: pytest.Mo
     monkeypatch.setattr(processes.Workers, "poll", interrupted)
     assert search(RATE, "hydra.sweeper.n_trials=3").code == 130
     running = {trial.number: trial.params for trial in told()}
-    assert len(running) == 2
-    assert {trial.state for trial in told()} == {TrialState.RUNNING}
+    assert TrialState.RUNNING in {trial.state for trial in told()}
     assert 0 < len(all_steps()) < 8
+    monkeypatch.setenv("PLAY_SECONDS", "0")
     assert search(RATE, "hydra.sweeper.n_trials=3").code == 0
     assert [trial.state for trial in told()] == [TrialState.COMPLETE] * 3
     assert {number: told()[number].params for number in running} == running
@@ -282,14 +283,15 @@ def test_a_launcher_of_others_is_refused(command: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["+hydra.launcher.print_only=true"], "hydra/launcher=slurm that waits"),
-        (["~hydra.launcher.n_jobs", "+hydra.launcher.parallel=null"], "hydra.launcher.parallel=N"),
+        ("+hydra.launcher.print_only=true", "hydra/launcher=slurm that waits"),
+        ("+hydra.launcher.parallel=null", "hydra.launcher.parallel=N"),
     ],
 )
 def test_a_launcher_that_gives_no_room_is_refused(
-    search: Search, more: list[str], message: str
+    command: Callable[..., Any], more: str, message: str
 ) -> None:
-    done = search(RATE, *more)
+    processes.register()
+    done = command(*words(n_jobs=None), more, RATE)
     assert done.code == 2
     assert message in done.err
 
