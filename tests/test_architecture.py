@@ -39,6 +39,7 @@ MAY_IMPORT = {
         "plan.py",
         "plugins.py",
         "pool.py",
+        "space.py",
     },
     "omegaconf": {"cli.py", "config.py", "env_source.py", "planner.py"},
     "ale_py": {"atari.py", "registry.py", "api/envs.py"},
@@ -47,6 +48,7 @@ MAY_IMPORT = {
     "matplotlib": {"plots.py", "report.py", "api/imitation/dataset.py"},
     "rich": {"console.py", "frame.py"},
     "safetensors": {"store.py"},
+    "optuna": {"space.py", "trials.py", "search_report.py"},
 }
 
 

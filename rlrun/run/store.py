@@ -115,7 +115,11 @@ def make_folder(path: Path, disk: Disk = DISK) -> None:
     """Create a folder and its missing parents durably; an existing folder is fine."""
     if not path.is_dir():
         make_folder(path.parent, disk)
-        disk.mkdir(path)
+        try:
+            disk.mkdir(path)
+        except FileExistsError:  # another process may have made it meanwhile
+            if not path.is_dir():
+                raise
         disk.sync(path.parent)
 
 

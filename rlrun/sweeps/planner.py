@@ -25,6 +25,9 @@ from rlrun.sweeps.work import STOPPED, trusted, work
 class Planner(Sweeper):
     """A sweeper of Hydra's, begun."""
 
+    marks: tuple[str, ...] = ()
+    """Words that set its sweeps apart from those of another sweeper with the same words."""
+
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: Any
     ) -> None:
@@ -36,7 +39,7 @@ class Planner(Sweeper):
         """The config that all jobs start from, Hydra's own settings included."""
         self._loader: Any = hydra_context.config_loader
         self._bases: dict[tuple[str, ...], Any] = {}  # composed, by the words that choose options
-        name = config.sweep.name or name_of(list(config.hydra.overrides.task))
+        name = config.sweep.name or name_of([*config.hydra.overrides.task, *self.marks])
         self.index = Sweep(Path(config.hydra.sweep.dir, name))
         self.index.command = sys.argv[1:]
         self.index.launcher = configs.plain(config.hydra.launcher)

@@ -7,6 +7,7 @@ from hydra.core.plugins import Plugins
 
 from rlrun.sweeps.grid import Grid
 from rlrun.sweeps.local import Local
+from rlrun.sweeps.search import Search
 
 _HOME = "hydra_plugins.rlrun"
 """Hydra takes sweepers and launchers from the package `hydra_plugins` only. A folder of that name
@@ -18,7 +19,7 @@ def register() -> None:
     home = sys.modules.setdefault(_HOME, ModuleType(_HOME))
     package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
     vars(package)["rlrun"] = home
-    for plugin in (Grid, Local):
+    for plugin in (Grid, Local, Search):
         plugin.__module__ = _HOME
         setattr(home, plugin.__name__, plugin)
         Plugins.instance().register(plugin)

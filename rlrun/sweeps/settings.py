@@ -1,0 +1,32 @@
+"""The settings of a search; conf/hydra/sweeper/optuna.yaml explains each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from rlrun.schema import PositiveInt, Range
+
+
+@dataclass(frozen=True)
+class Asha:
+    """When trials are stopped early."""
+
+    min_steps: PositiveInt | None = None
+    factor: Annotated[int, Range(2)] = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Keys of `hydra.sweeper`."""
+
+    n_trials: PositiveInt = 30
+    seeds: PositiveInt = 1
+    objective: Literal["final", "auc"] = "final"
+    over_seeds: Literal["iqm", "mean"] = "iqm"
+    sampler: Literal["tpe", "random", "cmaes"] = "tpe"
+    sampler_seed: int = 0
+    pruner: Literal["none", "asha"] = "none"
+    asha: Asha = field(default_factory=Asha)
+    storage: str | None = None
+    study: str | None = None
