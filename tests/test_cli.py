@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,7 +35,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], list[
             raise UserError("seed: 13 brings bad luck")
         if node["seed"] == 14:
             raise RuntimeError("a bug")
-        return int(node["env"]["kwargs"].get("code", 0))
+        code = int(node["env"]["kwargs"].get("code", 0))
+        if code > 128:
+            signal.raise_signal(code - 128)
+        folder = config.run_folder(node)
+        folder.mkdir(parents=True, exist_ok=True)
+        result = {"status": "finished", "total_timesteps": node["total_timesteps"]}
+        (folder / "result.json").write_text(json.dumps({} if code else result))
+        return code
 
     monkeypatch.setattr(runs, "train", train)
     return calls
@@ -110,7 +119,7 @@ def test_training_gets_the_checked_config_and_the_words(
     assert node["total_timesteps"] == 10_000
     assert node["run"]["dir"] == "CartPole-v1"
     assert set(node) == set(config.Config.__dataclass_fields__)
-    assert list(tmp_path.iterdir()) == []  # Hydra itself writes nothing
+    assert [path.name for path in tmp_path.iterdir()] == ["CartPole-v1"]  # the run; none of Hydra's
 
 
 def test_the_exit_code_is_that_of_the_training(command: Command, trained: list[Any]) -> None:
@@ -196,7 +205,7 @@ def test_a_failing_job_is_named_and_the_others_run(command: Command, trained: li
     assert result.code == 1
     assert [node["seed"] for node, _ in trained] == [12, 13, 14, 15]
     for line in ("seed=13: seed: 13 brings bad luck", "seed=14: RuntimeError: a bug"):
-        assert f"failed      {line}\n" in result.out
+        assert f"failed {line}\n" in result.out
 
 
 def test_a_signal_stops_the_whole_sweep(command: Command, trained: list[Any]) -> None:
