@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrun import stored
+from rlrun.schema import UserError
 
 SECONDS = 4.0
 """From the first update on."""
@@ -75,7 +76,10 @@ def main() -> None:
     sys.path.append(os.getcwd())  # for the user's own modules, as the command line has it
     process.tune()
     folder = Path(sys.argv[1])
-    found = measure(configs.check(stored.load(folder / "config.yaml", sys.argv[2:])))
+    try:
+        found = measure(configs.check(stored.load(folder / "config.yaml", sys.argv[2:])))
+    except UserError as error:
+        sys.exit(str(error))
     (folder / "probe.json").write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,10 @@ def test_two_jobs_at_once_have_wandb_runs_of_their_own(
     for seed in (0, 1):
         (folder,) = tmp_path.glob(f"outputs/*/*/seed-{seed}")
         (path,) = folder.rglob("*.wandb")
-        run = read(path)
+        run, end = read(path), time.monotonic() + 60
+        while run.exit_code is None and time.monotonic() < end:  # wandb's own process writes it
+            time.sleep(0.1)
+            run = read(path)
         group = f"{folder.parent.name} on CartPole-v1"
         assert (run.group, run.name) == (group, f"{group}, seed {seed}")
         assert run.config["seed"] == seed
