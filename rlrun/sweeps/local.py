@@ -36,6 +36,8 @@ SAFE_PATH = "PYTHONSAFEPATH", "rlrun"
 """With this in its environment, a `random.py` in the current folder is not Python's for the server
 either, as it is not for `rlrun`. The server takes it out again."""
 
+_LATER = 0.5  # seconds
+
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -110,11 +112,11 @@ class Processes:
 
     def poll(self, seconds: float) -> list[Job]:
         """Those that have ended since the last call, waiting for one at most so many seconds."""
+        self._fill()  # and not below: a stop may be asked for before the next call
         ended, self._dropped = self._dropped, []
         slots = {running.process.sentinel: slot for slot, running in self._running.items()}
         for sentinel in wait(list(slots), 0 if ended else seconds):
             ended.append(self._end(slots[sentinel]))  # type: ignore[index]
-        self._fill()
         return ended
 
     def stop(self, jobs: Iterable[Job]) -> None:
@@ -220,7 +222,8 @@ def _print_to(path: Path) -> None:
 def _watch(line: Connection, heard: int) -> None:
     """Stop this process when the line is cut, unless a signal has asked it to stop already.
 
-    A second SIGTERM would end it at once, and a cluster may send one to all processes.
+    A second SIGTERM would end it at once, and a cluster sends one to the driver and to all jobs:
+    theirs may come a little later than what the driver does upon its own.
     """
-    if heard not in wait([line, heard]):
+    if heard not in wait([line, heard]) and not wait([heard], _LATER):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -34,6 +34,9 @@ IMPORTED = (
     "tensorboard.summary.writer.record_writer",
 )
 
+# It lives as long as a job needs it. What is sent to the driver's whole group is not for it.
+os.setsid()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.environ.get(SAFE_PATH[0]) == SAFE_PATH[1]:
     del os.environ[SAFE_PATH[0]]
 process.tune()
@@ -42,6 +45,3 @@ for name in IMPORTED:
 # The collector of a job would walk through all this in vain, and so copy its memory.
 gc.collect()
 gc.freeze()
-# It lives as long as a job needs it. What is sent to the driver's whole group is not for it.
-os.setsid()
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
