@@ -75,6 +75,7 @@ def test_a_search_ends_is_not_repeated_and_goes_on(search: Search) -> None:
     train = next(line for line in first.out.splitlines() if "rlrun -m" in line)
     assert f"algo.learning_rate={best.params['algo.learning_rate']}" in train
     assert "'seed=range(100,105)'" in train
+    assert "sweep.name" not in train
     importance = first.out.partition("importance")[2].splitlines()
     assert {line.split()[1] for line in importance[1:3]} == {"algo.learning_rate", "algo.n_steps"}
 
