@@ -61,7 +61,7 @@ def _tell(sweep: Sweep, study: optuna.Study) -> int:
             say(f"              seed {job.seed}: {job.run}")
     _tell_importance(study, len(ranked))
     (job, *_) = _jobs(sweep, ranked[0])
-    words = [word for word in job.words if not word.startswith("seed=")]
+    words = [word for word in job.words if not word.startswith(("seed=", "sweep.name="))]
     say("train the best one with seeds that it was not chosen by")
     say(f"  rlrun -m {shlex.join(words)} 'seed=range(100,105)'")
     return 1 if counts["fail"] else 0

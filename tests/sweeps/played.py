@@ -1,5 +1,7 @@
 """A stand-in for a training: begins fast, goes on where it stopped, and can be told to fail.
 
+It waits in its middle while there is a file `hold`.
+
 Its return grows evenly to 1e4 times the learning rate plus the square of the seed. Each step of a
 thousand is a line of `steps.log`, which is its checkpoint as well: a line that stands there twice
 was trained twice.
@@ -18,6 +20,8 @@ from typing import Any
 
 from rlrun import stored
 from rlrun.sweeps.folder import CONFIG, Sweep
+
+HOLD = "hold"
 
 
 def value(config: dict[str, Any]) -> float:
@@ -48,6 +52,8 @@ def play(folder: Path, number: int) -> int:
             if step in steps(run):
                 continue
             time.sleep(float(os.environ.get("PLAY_SECONDS", "0")))
+            while step == 3000 and Path(HOLD).exists():
+                time.sleep(0.02)
             if stopped:
                 (run / "result.json").write_text(json.dumps(result | {"step": step - 1000}))
                 sweep.report(job, "stopped", "by a signal")
