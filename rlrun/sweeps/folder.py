@@ -105,16 +105,17 @@ class Sweep:
         Returns:
             The same jobs, numbered as they are in the index.
         """
-        known = {job.run: i for i, job in enumerate(self.jobs)}
-        added = []
-        for job, config in zip(jobs, configs, strict=True):
-            place = known.setdefault(job.run, len(self.jobs))
-            numbered = replace(job, number=place)
-            self.jobs[place : place + 1] = [numbered]
-            _write(self.job_folder(numbered) / CONFIG, stored.dump(config))
-            added.append(numbered)
+        added = self.numbered(jobs)
+        for job, config in zip(added, configs, strict=True):
+            self.jobs[job.number : job.number + 1] = [job]
+            _write(self.job_folder(job) / CONFIG, stored.dump(config))
         self.save()
         return added
+
+    def numbered(self, jobs: Iterable[Job]) -> list[Job]:
+        """The same jobs, numbered as they are in the index or as `add` would number them."""
+        known = {job.run: job.number for job in self.jobs}
+        return [replace(job, number=known.setdefault(job.run, len(known))) for job in jobs]
 
     def job_folder(self, job: Job) -> Path:
         """Where the sweep keeps what it knows of a job."""

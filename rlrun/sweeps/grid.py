@@ -11,7 +11,8 @@ from rlrun.run.signals import StopRequest, stop_on_signals
 from rlrun.sweeps import plan, table
 from rlrun.sweeps.folder import Job
 from rlrun.sweeps.planner import Planner
-from rlrun.sweeps.pool import Carrier, carry
+from rlrun.sweeps.pool import Carrier, Shows, carry
+from rlrun.sweeps.work import trusted
 
 
 class Grid(Planner):
@@ -32,14 +33,14 @@ class Grid(Planner):
         """
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         jobs, found = plan.planned(plan.combinations(words), self.compose)
+        if isinstance(self.carrier, Shows) and self.carrier.print_only:
+            shown = self._missing(self.index.numbered(jobs), found)
+            trust = sorted({name for config in found for name in trusted(config)})
+            self.carrier.show(self.index, shown, trust)
+            return
         with RunLock(self.index.folder), stop_on_signals() as stop:
             jobs = self.index.add(jobs, found)
-            states = self.index.states()
-            missing = [
-                job
-                for job, config in zip(jobs, found, strict=True)
-                if states[job.number].status != "finished" or config["run"]["overwrite"]
-            ]
+            missing = self._missing(jobs, found)
             steps = sum(job.total_timesteps for job in missing)
             say(f"{self.index.folder}: {len(jobs)} jobs, {len(missing)} to run: {steps:,} steps")
             if missing and not self._waited_for(missing, stop):
@@ -48,6 +49,14 @@ class Grid(Planner):
             skipped = {job.number for job in jobs} - {job.number for job in missing}
             code = table.summary(self.index, skipped)
         self.command.exit_code = stop.exit_code or code
+
+    def _missing(self, jobs: list[Job], found: list[dict[str, Any]]) -> list[Job]:
+        """Those that are still to be run, or are to be begun anew."""
+        return [
+            job
+            for job, config in zip(jobs, found, strict=True)
+            if self.index.state(job).status != "finished" or config["run"]["overwrite"]
+        ]
 
     def _waited_for(self, jobs: list[Job], stop: StopRequest) -> bool:
         """Have the jobs carried; whether they have come to their end by now."""

@@ -6,6 +6,7 @@ from types import ModuleType
 from hydra.core.plugins import Plugins
 
 from rlrun.sweeps.grid import Grid
+from rlrun.sweeps.slurm import Slurm
 
 _HOME = "hydra_plugins.rlrun"
 """Hydra takes sweepers and launchers from the package `hydra_plugins` only. A folder of that name
@@ -17,7 +18,7 @@ def register() -> None:
     home = sys.modules.setdefault(_HOME, ModuleType(_HOME))
     package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
     vars(package)["rlrun"] = home
-    for plugin in (Grid,):
+    for plugin in (Grid, Slurm):
         plugin.__module__ = _HOME
         setattr(home, plugin.__name__, plugin)
         Plugins.instance().register(plugin)

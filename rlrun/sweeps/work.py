@@ -13,7 +13,7 @@ from rlrun.schema import UserError
 from rlrun.sweeps.folder import CONFIG, Job, Sweep
 
 FINISHED, FAILED, USER_ERROR = 0, 1, 2
-STOPPED = (130, 143)
+STOPPED = (130, 140, 143)
 
 
 def work(folder: Path, number: int, trust: Sequence[str]) -> int:
