@@ -127,9 +127,10 @@ class Trainer:
             else:
                 self.timed_steps += self.step - before
                 self.timed_seconds += time.perf_counter() - begin
-        while self.watcher_stopped and self._evaluation_is_due() and not self.stop:
-            self._saved_on_request()
+        while self.watcher_stopped and self._evaluation_is_due():
             self._evaluate()
+            if not self._saved_on_request():
+                break
         try:
             self._save(best=False)
         except OSError as error:

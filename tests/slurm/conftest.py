@@ -62,24 +62,23 @@ class User:
     def __init__(self, folder: Path, conf: Path) -> None:
         self.folder = folder
         self.env = {**os.environ, "SLURM_CONF": str(conf), "PYTHONPATH": str(ROOT)}
+        self.drivers: list[subprocess.Popen[str]] = []
         (folder / "task.py").write_text(TASK)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Begin `rlrun WORDS`."""
-        out = subprocess.PIPE
-        return subprocess.Popen(
-            [*LAUNCHED, *words],
-            cwd=self.folder,
-            env=self.env,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            text=True,
+        pipe, both = subprocess.PIPE, subprocess.STDOUT
+        command, where = [*LAUNCHED, *words], self.folder
+        driver = subprocess.Popen(
+            command, cwd=where, env=self.env, stdout=pipe, stderr=both, text=True
         )
+        self.drivers.append(driver)
+        return driver
 
     def rlrun(self, *words: str) -> tuple[int, str]:
         """Exit code and output of `rlrun WORDS`."""
         process = self.start(*words)
-        out, _ = process.communicate(timeout=900)
+        out, _ = process.communicate(timeout=600)
         return process.returncode, out
 
     def ask(self, *words: str) -> str:
@@ -124,5 +123,8 @@ def slurm_conf() -> Iterator[Path]:
 def user(slurm_conf: Path, tmp_path: Path) -> Iterator[User]:
     someone = User(tmp_path, slurm_conf)
     yield someone
+    for driver in someone.drivers:
+        driver.kill()
+        driver.communicate()
     someone.ask("scancel", "--user=root", "--quiet")
     someone.ask("scancel", "--user=root", "--quiet", "--signal=KILL", "--full")
