@@ -18,7 +18,7 @@ TESTBED = ROOT / "scripts" / "slurm_testbed"
 LAUNCHED = [sys.executable, "-c", "import sys; from rlrun.cli import main; sys.exit(main())"]
 
 # An environment of the user's own, in a file beside which he types his commands. It takes its
-# time without using the processor, and has a fault on Slurm that `rm fault` mends.
+# time while there is a file `slow`, and has a fault on Slurm that `rm fault` mends.
 TASK = """
 import os, time
 from pathlib import Path
@@ -26,12 +26,10 @@ from pathlib import Path
 import gymnasium
 from gymnasium.envs.classic_control import CartPoleEnv
 
-SECONDS = float(os.environ.get("TASK_SECONDS", "0.001"))
-
-
 class Task(CartPoleEnv):
     def step(self, action):
-        time.sleep(SECONDS)
+        if os.path.exists("slow"):
+            time.sleep(0.005)
         fault = Path("fault")
         if fault.exists() and os.environ.get("SLURM_ARRAY_TASK_ID") == fault.read_text():
             raise RuntimeError("a planted error")
@@ -97,7 +95,7 @@ class User:
         return {int(row.partition("_")[2]): row for row in rows}
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

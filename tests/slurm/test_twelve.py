@@ -19,7 +19,6 @@ KILLED, REQUEUED, TIMED_OUT, PLANTED = 0, 1, 2, 7
 
 
 def test_twelve_jobs(user: User, tmp_path: Path) -> None:
-    user.env["TASK_SECONDS"] = "0"
     (user.folder / "fault").write_text(str(PLANTED))
     driver = user.start(*ON_SLURM, *WORDS, "hydra.launcher.signal_seconds=20")
     wait_until(lambda: all(progress(user, n) for n in (KILLED, REQUEUED, TIMED_OUT)))
