@@ -11,7 +11,7 @@ from rlrun import stored
 from rlrun.run.console import say
 from rlrun.schema import UserError
 from rlrun.sweeps import slurm_queue as queue
-from rlrun.sweeps.folder import CONFIG, STATUS, Job, Sweep
+from rlrun.sweeps.folder import CONFIG, STATUS, Job, State, Status, Sweep
 from rlrun.sweeps.pool import OwnLauncher
 from rlrun.sweeps.slurm_job import STARTS, saved_step
 from rlrun.sweeps.slurm_script import PER_ARRAY, Settings, arrays, script
@@ -188,15 +188,38 @@ class SlurmPool:
 
     def leave(self, jobs: Iterable[Job]) -> None:
         """Say how to look after jobs that go on without the driver."""
-        name = self._sweep.folder.name
+        jobs, name, now = list(jobs), self._sweep.folder.name, states(self._sweep)
+        for job in jobs:
+            if now[job.number].status == "waiting":
+                self._sweep.report(job, "waiting")  # one that was killed, and is begun again
         say(
-            f"{len(list(jobs))} jobs go on in Slurm. The same command looks after them again; "
+            f"{len(jobs)} jobs go on in Slurm. The same command looks after them again; "
             f"`rlrun sweep status {name}` tells how they stand, `rlrun sweep cancel {name}` "
             "ends them."
         )
 
     def close(self) -> None:
         """Nothing to give back: the jobs are Slurm's."""
+
+
+def states(sweep: Sweep) -> dict[int, State]:
+    """How each job stands, with what Slurm alone knows, if it answers.
+
+    One that was killed and is in the queue is not lost, and one that waits without being in the
+    queue will not begin.
+    """
+    found = sweep.states()
+    try:
+        waiting = queue.queued(sweep)
+    except (UserError, queue.SlurmError):
+        return found
+    for number, state in found.items():
+        if number in waiting and state.status == "lost":
+            status: Status = "waiting" if waiting[number].state == "PENDING" else "running"
+            found[number] = State(status, step=state.step)
+        elif number not in waiting and state.status == "waiting":
+            found[number] = State("lost", "it has left the queue of Slurm", state.step)
+    return found
 
 
 def cancel(sweep: Sweep) -> int:

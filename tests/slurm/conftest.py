@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TESTBED = ROOT / "scripts" / "slurm_testbed"
 LAUNCHED = [sys.executable, "-c", "import sys; from rlrun.cli import main; sys.exit(main())"]
 
-# An environment of the user's own, in a file beside which he types his commands. It takes its
-# time while there is a file `slow`, and has a fault on Slurm that `rm fault` mends.
+# An environment of the user's own, in a file beside which he types his commands. The files
+# `slow` and `fault` name jobs on Slurm that take their time (twice as much if it stands there twice), or break down.
 TASK = """
 import os, time
 from pathlib import Path
@@ -26,12 +26,18 @@ from pathlib import Path
 import gymnasium
 from gymnasium.envs.classic_control import CartPoleEnv
 
+
+def told(name):
+    try:
+        return Path(name).read_text().split().count(os.environ.get("SLURM_ARRAY_TASK_ID"))
+    except FileNotFoundError:
+        return 0
+
+
 class Task(CartPoleEnv):
     def step(self, action):
-        if os.path.exists("slow"):
-            time.sleep(0.005)
-        fault = Path("fault")
-        if fault.exists() and os.environ.get("SLURM_ARRAY_TASK_ID") == fault.read_text():
+        time.sleep(0.004 * told("slow"))
+        if told("fault"):
             raise RuntimeError("a planted error")
         return super().step(action)
 

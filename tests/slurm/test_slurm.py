@@ -54,7 +54,7 @@ def was_begun_again(user: User, number: int) -> bool:
 def test_jobs_survive_what_happens_to_them(user: User, tmp_path: Path) -> None:
     words = (*SHORT, "total_timesteps=4000", "seed=range(4)")
     (user.folder / "fault").write_text("3")
-    (user.folder / "slow").touch()
+    (user.folder / "slow").write_text("0 1 2")
     driver = user.start(*ON_SLURM, *words)
     wait_until(lambda: all(progress(user, number) for number in range(3)))
     ids = user.ids()
@@ -89,7 +89,7 @@ def test_submit_leave_come_back_cancel_and_go_on(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = (*ON_SLURM, *SHORT, "total_timesteps=4000", "seed=range(2)")
-    (user.folder / "slow").touch()
+    (user.folder / "slow").write_text("0 1")
     code, out = user.rlrun(*words, "hydra.launcher.wait=false", "hydra.launcher.parallel=1")
     assert code == 0, out
     assert "rlrun sweep status one" in out

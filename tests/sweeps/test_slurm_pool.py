@@ -197,6 +197,24 @@ def test_cancelled_jobs_end_and_may_be_submitted_while_the_old_ones_still_save_t
     assert sweep.jobs[1] in pool.poll(0)
 
 
+def test_what_slurm_alone_knows_of_how_jobs_stand(
+    pool: SlurmPool, fake: FakeSlurm, sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for job in sweep.jobs[:2]:
+        sweep.report(job, "running")  # killed since
+    fake.queue[1] = Queued("10_1", "RUNNING")
+    del fake.queue[2]
+    assert [state.status for state in sweep.states().values()] == ["lost", "lost", "waiting"]
+    assert [state.status for state in slurm.states(sweep).values()] == [
+        *("waiting", "running", "lost")
+    ]
+    pool.leave(sweep.jobs[:2])
+    assert "2 jobs go on in Slurm. The same command looks" in capsys.readouterr().out
+    assert sweep.state(sweep.jobs[0]).status == "waiting"
+    fake.away = True
+    assert slurm.states(sweep) == sweep.states()
+
+
 def test_starts_without_progress_are_counted(sweep: Sweep) -> None:
     job = sweep.jobs[0]
     assert [slurm_job.count_start(sweep, job) for _ in range(3)] == [1, 2, 3]
