@@ -18,7 +18,8 @@ TESTBED = ROOT / "scripts" / "slurm_testbed"
 LAUNCHED = [sys.executable, "-c", "import sys; from rlrun.cli import main; sys.exit(main())"]
 
 # An environment of the user's own, in a file beside which he types his commands. The files
-# `slow` and `fault` name jobs on Slurm that take their time (twice as much if it stands there twice), or break down.
+# `slow` and `fault` name jobs on Slurm that take their time (twice as much where a job is named
+# twice), or break down.
 TASK = """
 import os, time
 from pathlib import Path
