@@ -123,7 +123,6 @@ class SlurmPool:
         ended: list[Job] = []
         try:
             waiting = queue.queued(self._sweep)
-            self._submit_again(waiting)
             self._ids |= {n: found.id for n, found in waiting.items()}
             for number, job in list(self._watched.items()):
                 if number not in waiting and job not in self._again and self._has_ended(job):

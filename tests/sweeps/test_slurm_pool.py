@@ -26,7 +26,7 @@ class FakeSlurm:
         self.ends: dict[str, Outcome] = {}
         self.scripts: list[str] = []
         self.cancelled: list[str] = []
-        self.away = False
+        self.away = self.busy = False
 
     def queued(self, sweep: Sweep) -> dict[int, Queued]:
         if self.away:
@@ -34,7 +34,7 @@ class FakeSlurm:
         return dict(self.queue)
 
     def submit(self, text: str) -> str:
-        if self.away:
+        if self.away or self.busy:
             raise SlurmError("no controller")
         self.scripts.append(text)
         array = str(10 * len(self.scripts))
@@ -175,6 +175,21 @@ def test_slurm_may_be_away(
         pool.submit(sweep.jobs)
     fake.away = False
     assert pool.poll(0) == [sweep.jobs[0]]
+
+
+def test_what_could_not_be_submitted_again_at_once_is_so_later_and_only_once(
+    pool: SlurmPool, fake: FakeSlurm, sweep: Sweep
+) -> None:
+    sweep.report(sweep.jobs[1], "running")
+    fake.end(1, "NODE_FAIL")
+    fake.busy = True
+    assert [pool.poll(0), pool.poll(0)] == [[], []]
+    fake.busy = False
+    assert [pool.poll(0), pool.poll(0), pool.poll(0)] == [[], [], []]
+    assert len(fake.scripts) == 2
+    fake.end(1, "NODE_FAIL")
+    assert pool.poll(0) == []
+    assert len(fake.scripts) == 3
 
 
 def test_jobs_in_the_queue_are_not_submitted_a_second_time(fake: FakeSlurm, sweep: Sweep) -> None:
