@@ -65,7 +65,7 @@ def evaluate_policy(
         show: called at the beginning and after each step.
 
     Returns:
-        None if it was stopped.
+        None if it was stopped, or broken off for a checkpoint.
     """
     n = envs.n_envs
     shares = [len(range(env, episodes, n)) for env in range(n)]
@@ -76,7 +76,7 @@ def evaluate_policy(
     try:
         observations = envs.reset()
         while any(len(done) < share for done, share in zip(played, shares, strict=True)):
-            if stop:
+            if stop.is_pressing:
                 return None
             if show is not None:
                 show(envs)

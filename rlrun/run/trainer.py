@@ -113,6 +113,8 @@ class Trainer:
         while True:
             if self._evaluation_is_due():
                 self._evaluate()
+            if self._saved_on_request():
+                continue  # an evaluation was broken off for it
             if self.stop or self.step >= self.total_timesteps:
                 break
             begin, before = time.perf_counter(), self.step
@@ -125,8 +127,10 @@ class Trainer:
             else:
                 self.timed_steps += self.step - before
                 self.timed_seconds += time.perf_counter() - begin
-        if self.watcher_stopped and self._evaluation_is_due():
+        while self.watcher_stopped and self._evaluation_is_due():
             self._evaluate()
+            if not self._saved_on_request():
+                break
         try:
             self._save(best=False)
         except OSError as error:
@@ -208,6 +212,14 @@ class Trainer:
     def _save_if_due(self) -> None:
         if self.step >= self._save_at_step or time.monotonic() >= self._save_at_time:
             self._try_to_save(best=False)
+
+    def _saved_on_request(self) -> bool:
+        """Save if somebody wants a checkpoint now; whether it was so."""
+        wanted, self.stop.save = self.stop.save, False
+        if wanted:
+            logger.info("Saving at step %s, for the process may be killed", f"{self.step:,}")
+            self._try_to_save(best=False)
+        return wanted
 
     def _try_to_save(self, best: bool) -> bool:
         """Save; if the disk fails, training goes on and the next checkpoint tries again."""

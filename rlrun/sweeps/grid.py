@@ -11,7 +11,8 @@ from rlrun.run.signals import StopRequest, stop_on_signals
 from rlrun.sweeps import estimate, plan, table
 from rlrun.sweeps.folder import Job, Sweep
 from rlrun.sweeps.planner import Planner
-from rlrun.sweeps.pool import Carrier, carry
+from rlrun.sweeps.pool import Carrier, Shows, carry
+from rlrun.sweeps.work import trusted
 
 
 class Grid(Planner):
@@ -34,6 +35,11 @@ class Grid(Planner):
         jobs, found = plan.planned(plan.combinations(words), self.compose)
         if self.master.sweep.estimate:
             estimate.tell(jobs, found, self.index)
+            return
+        if isinstance(self.carrier, Shows) and self.carrier.print_only:
+            shown = self._missing(self.index.numbered(jobs), found)
+            trust = sorted({name for config in found for name in trusted(config)})
+            self.carrier.show(self.index, shown, trust)
             return
         with RunLock(self.index.folder), stop_on_signals() as stop:
             jobs = self.index.add(jobs, found)

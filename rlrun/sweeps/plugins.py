@@ -8,6 +8,7 @@ from hydra.core.plugins import Plugins
 from rlrun.sweeps.grid import Grid
 from rlrun.sweeps.local import Local
 from rlrun.sweeps.search import Search
+from rlrun.sweeps.slurm import Slurm
 
 _HOME = "hydra_plugins.rlrun"
 """Hydra takes sweepers and launchers from the package `hydra_plugins` only. A folder of that name
@@ -19,7 +20,7 @@ def register() -> None:
     home = sys.modules.setdefault(_HOME, ModuleType(_HOME))
     package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
     vars(package)["rlrun"] = home
-    for plugin in (Grid, Local, Search):
+    for plugin in (Grid, Local, Search, Slurm):
         plugin.__module__ = _HOME
         setattr(home, plugin.__name__, plugin)
         Plugins.instance().register(plugin)

@@ -34,6 +34,25 @@ class Pool(Protocol):
 
 
 @runtime_checkable
+class Detached(Protocol):
+    """A pool whose jobs go on without the driver."""
+
+    def leave(self, jobs: Iterable[Job]) -> None:
+        """Say how to look after jobs that the driver leaves alone."""
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A launcher that can show what it would do."""
+
+    print_only: bool
+    """Whether that is all it is asked for."""
+
+    def show(self, sweep: Sweep, jobs: Sequence[Job], trust: Sequence[str]) -> None:
+        """Print it; nothing is written, so that the folder of the sweep may be missing."""
+
+
+@runtime_checkable
 class Carrier(Protocol):
     """A launcher of rlrun's own: it gives a pool, and says whether to wait for it."""
 
@@ -72,6 +91,9 @@ def carry(sweep: Sweep, pool: Pool, jobs: Sequence[Job], stop: StopRequest) -> N
         for job in pool.poll(0.5):
             if waiting.pop(job.number, None) is not None:
                 table.tell(sweep, job, len(jobs) - len(waiting), len(jobs))
+        if stop and isinstance(pool, Detached):
+            pool.leave(waiting.values())
+            return
         if stop and not stopping:
             pool.stop(waiting.values())
             stopping = True

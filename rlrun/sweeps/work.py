@@ -14,7 +14,7 @@ from rlrun.schema import UserError
 from rlrun.sweeps.folder import CONFIG, Job, Sweep, is_held
 
 FINISHED, FAILED, USER_ERROR = 0, 1, 2
-STOPPED = (130, 143)
+STOPPED = (130, 140, 143)
 
 _PATIENCE = 30.0  # seconds
 

@@ -180,3 +180,14 @@ def test_the_summary_of_an_evaluation():
 
 def test_a_single_episode_has_no_spread():
     assert Evaluation([3.0], [4], deterministic=False).std == 0.0
+
+
+def test_it_is_broken_off_for_a_checkpoint_that_is_wanted_at_once():
+    stop = StopRequest()
+
+    def request(t):
+        stop.save = t >= 2
+
+    envs = ScriptedEnvs((1, 5), request)
+    assert evaluate(envs, 4, stop=stop) is None
+    assert (envs.t, envs.closed) == (2, 1)

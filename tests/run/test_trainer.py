@@ -383,6 +383,30 @@ def test_a_stopped_evaluation_stays_due(clock, due, learnt):
     assert len(resumed.kept("update")) == 6 - learnt
 
 
+def test_a_checkpoint_that_is_wanted_is_saved_and_the_training_goes_on(clock):
+    run = Harness(clock, total=4 * N)
+    run.seconds = lambda k: setattr(run.stop, "save", k == 2) or 0.0
+    assert run.run() is True
+    assert run.kept("save") == [[2 * N, False], [4 * N, False]]
+    assert run.learnt == 4
+    assert not run.stop.save
+
+
+def test_an_evaluation_that_was_broken_off_for_a_checkpoint_is_played_again(clock):
+    run = Harness(clock, total=2 * N, means=lambda k: None if k == 1 else 7.0)
+    played = run.trainer.evaluate
+
+    def asked():
+        run.stop.save = run.evaluations == 0
+        return played()
+
+    run.trainer.evaluate = asked
+    assert run.run() is True
+    told = [(what, *row) for what, *row in run.told if what != "update"]
+    assert told[:3] == [("evaluation", 2 * N), ("save", 2 * N, False), ("evaluation", 2 * N)]
+    assert [row[1]["return_mean"] for row in run.evaluation_rows.rows] == [7.0]
+
+
 def test_a_stop_is_heard_between_updates_and_saves(clock):
     run = Harness(clock, 60, means=float)
     run.stop_after = 2
