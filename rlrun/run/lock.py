@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 import weakref
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +48,7 @@ class RunLock:
                 "Choose another place with run.dir=FOLDER."
             ) from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError:
@@ -69,6 +70,20 @@ class RunLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file; raises BlockingIOError if another process has it for good.
+
+    Whoever asks whether a run is in hand has its lock for an instant.
+    """
+    for pause in (0.01, 0.1, None):
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
 _held: "weakref.WeakSet[RunLock]" = weakref.WeakSet()

@@ -106,6 +106,11 @@ class Sweep:
                 f"the command of the sweep again: runs that are finished are not run again."
             ) from error
 
+    @property
+    def is_on_slurm(self) -> bool:
+        """Whether a cluster carries its jobs, with or without a driver here."""
+        return str(self.launcher.get("_target_")).endswith(".Slurm")
+
     def save(self) -> None:
         """Write the index."""
         same = sorted(_naming(self.command))

@@ -1,4 +1,4 @@
-"""How a sweep stands now, read from its files alone: no process of it is asked."""
+"""How a sweep stands now, by its files and, on a cluster, by the queue: no process is asked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlrun.sweeps.folder import Job, State, Sweep, is_alive, is_held
 
 def tell(sweep: Sweep) -> None:
     """A line for each job, and what is to be said of all of them."""
-    states = sweep.states()
+    states = _states(sweep)
     labels = groups.labels(sweep.jobs)
     lines = []
     for job in sweep.jobs:
@@ -35,6 +35,14 @@ def tell(sweep: Sweep) -> None:
     done = 100 * table.progress(states, sweep.jobs)
     say(f"{sweep.folder}: {table.counted(states.values())}; {done:.0f} % of all steps", "bold")
     say(_outlook(sweep, states))
+
+
+def _states(sweep: Sweep) -> Mapping[int, State]:
+    if not sweep.is_on_slurm:
+        return sweep.states()
+    from rlrun.sweeps import slurm
+
+    return slurm.states(sweep)
 
 
 def driver(sweep: Sweep) -> int | None:
@@ -76,7 +84,7 @@ def _outlook(sweep: Sweep, states: Mapping[int, State]) -> str:
     ahead = [job for job in sweep.jobs if states[job.number].status in ("running", "waiting")]
     running = [job for job in ahead if states[job.number].status == "running"]
     pid = driver(sweep)
-    if pid is not None or (sweep.folder / "slurm.json").is_file():
+    if pid is not None or (sweep.is_on_slurm and ahead):
         where = f"carried by process {pid} on {sweep.host}" if pid else "carried by another process"
         where = where if pid is not None else "carried by Slurm"
         speeds = [states[job.number].speed for job in running if states[job.number].speed]

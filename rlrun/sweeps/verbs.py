@@ -97,7 +97,7 @@ def _cancel(sweep: Sweep) -> int:
             os.kill(worker, signal.SIGTERM)
             say(f"process {worker} saves job {number}, and ends")
             told += 1
-    if (sweep.folder / "slurm.json").is_file():
+    if sweep.is_on_slurm:
         from rlrun.sweeps import slurm
 
         count = slurm.cancel(sweep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 
 from rlrun import config
 from rlrun.run.lock import RunLock
-from rlrun.run.signals import pass_on, stop_on_signals
+from rlrun.run.signals import stop_on_signals
 from rlrun.sweeps.folder import Sweep
 from tests.conftest import Outcome
 
@@ -150,7 +151,7 @@ def test_a_signal_between_two_jobs_reaches_the_next_one() -> None:
     with stop_on_signals():
         with stop_on_signals() as inner:
             assert not inner
-        pass_on(15)
+        signal.raise_signal(signal.SIGTERM)
         with stop_on_signals() as inner:
             assert inner.exit_code == 143
     with stop_on_signals() as later:
