@@ -108,7 +108,10 @@ TABLE = {
     "unknown flag": (["--multirn"], ["--multirn: unknown flag", "did you mean --multirun?"]),
     "no config folder": (["--config-dir", "nowhere"], ["nowhere", "not found"]),
     "no config": (["--config-name", "nowhere"], ["nowhere"]),
-    "launcher": (["hydra/launcher=slurmm"], ["hydra/launcher=slurmm: unknown option", "basic"]),
+    "launcher": (
+        ["hydra/launcher=slurmm"],
+        ["hydra/launcher=slurmm: unknown option", "did you mean slurm?"],
+    ),
     "resume nothing": (["resume"], ["say which run", "rlrun resume RUN"]),
     "resume nowhere": (["resume", "outputs/x"], ["there is no run and no model outputs/x"]),
     "resume no run": (["resume", "."], ["is no run", "rlrun list runs"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlrun import stored
 from rlrun.sweeps.settings import Settings
+from rlrun.sweeps.statistics import interquartile_mean
 
 
 def curve(run: Path) -> dict[int, float]:
@@ -43,14 +44,8 @@ def at_end(run: Path, settings: Settings) -> float:
 
 def over_seeds(values: Sequence[float], settings: Settings) -> float:
     """Objective of a trial, by those of its runs."""
-    return iqm(values) if settings.over_seeds == "iqm" else sum(values) / len(values)
-
-
-def iqm(values: Sequence[float]) -> float:
-    """Mean of the middle half; a value at its border counts by the part that lies inside."""
-    n = len(values)
-    weights = [max(0.0, min(i + 1, 0.75 * n) - max(i, 0.25 * n)) for i in range(n)]
-    return sum(w * value for w, value in zip(weights, sorted(values), strict=True)) / (0.5 * n)
+    iqm = settings.over_seeds == "iqm"
+    return interquartile_mean(values) if iqm else sum(values) / len(values)
 
 
 def _of_run(returns: Sequence[float], settings: Settings) -> float:

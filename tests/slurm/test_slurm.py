@@ -80,7 +80,7 @@ def test_jobs_survive_what_happens_to_them(user: User, tmp_path: Path) -> None:
     (user.folder / "fault").unlink()
     code, out = user.rlrun(*ON_SLURM, *words)
     assert code == 0, out
-    assert "4 jobs, 1 to run" in out
+    assert "4 jobs, 3 finished before, 1 to run" in out
     disturbed = (*words[:-1], "seed=range(3)")
     same_as_here(user, tmp_path / "here", disturbed, sweep.jobs[:3])
 
@@ -115,7 +115,7 @@ def test_submit_leave_come_back_cancel_and_go_on(
     (user.folder / "slow").unlink()
     code, out = user.rlrun(*words)
     assert code == 0, out
-    assert "2 finished" in out
+    assert "2 of 2 jobs finished" in out
     assert "Going on at step" in (sweep.job_folder(sweep.jobs[0]) / "output.log").read_text()
 
 

@@ -50,6 +50,6 @@ def test_twelve_jobs(user: User, tmp_path: Path) -> None:
     code, out = user.rlrun(*ON_SLURM, *WORDS)
     print(out)
     assert code == 0, out
-    assert "12 jobs, 1 to run" in out
+    assert "12 jobs, 11 finished before, 1 to run" in out
     assert "submitted to Slurm" in out
     same_as_here(user, tmp_path / "here", WORDS, sweep.jobs)

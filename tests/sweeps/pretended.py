@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], lis
         if error := node["env"]["kwargs"].get("error"):
             raise {"bug": RuntimeError("a bug"), "user": UserError("a setting")}[error]
         code = int(node["env"]["kwargs"].get("code", 0))
+        if code > 128:
+            signal.raise_signal(code - 128)
         folder = config.run_folder(node)
         steps = node["total_timesteps"]
         status = "failed" if code else "finished"

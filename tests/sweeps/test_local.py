@@ -120,7 +120,7 @@ def test_jobs_that_fail_or_die_leave_the_others_alone(command: Any, tmp_path: Pa
             assert (state.status, state.reason) == (status, reason)
         assert result.out.count(reason) >= 4  # as it ended, and in the table
     assert "Traceback" in (sweep.job_folder(sweep.jobs[0]) / "output.log").read_text()
-    assert "6 failed, 2 finished" in result.out
+    assert "2 of 8 jobs finished, 6 failed" in result.out
 
 
 def test_a_value_more_runs_the_new_jobs_only(command: Any, tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_a_value_more_runs_the_new_jobs_only(command: Any, tmp_path: Path) -> No
     assert len(results) == 2
     result = command("-m", "seed=0,1,2", *SHORT)
     assert result.code == 0
-    assert "3 jobs, 1 to run" in result.out
-    assert result.out.count("skipped (finished before)") == 2
+    assert "3 jobs, 2 finished before, 1 to run" in result.out
+    assert "3 of 3 jobs finished (2 before)" in result.out
     assert all(path.stat().st_mtime_ns == then for path, then in results.items())
     assert len(list(tmp_path.rglob("result.json"))) == 3
 
@@ -236,7 +236,7 @@ def test_after_a_killed_driver_the_same_command_ends_as_if_undisturbed(
     (tmp_path / "straight").mkdir()
     os.chdir(tmp_path / "straight")
     assert command("-m", *words).code == 0
-    assert b"1 finished" in again.communicate(timeout=60)[0]
+    assert b"1 of 1 job finished" in again.communicate(timeout=60)[0]
     assert again.returncode == 0
     assert compare(tmp_path / "straight" / run.relative_to(tmp_path / "killed"), run) == []
     manifest = json.loads((run / "manifest.json").read_text())

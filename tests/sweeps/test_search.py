@@ -33,10 +33,10 @@ RATE = "algo.learning_rate=tag(log,interval(1e-4,1e-2))"
 WORDS = ["sweep.name=s", "total_timesteps=4000", "eval.every_steps=1000", "logger=files"]
 
 
-def words(launcher: str = "Played", n_jobs: int | None = 2) -> list[str]:
+def words(launcher: str = "Played", n_jobs: int = 2) -> list[str]:
     target = f"hydra.launcher._target_=hydra_plugins.rlrun.{launcher}"
-    room = [f"+hydra.launcher.n_jobs={n_jobs}"] if n_jobs else []
-    return ["-m", "hydra/sweeper=optuna", target, *room, *WORDS]
+    room = f"hydra.launcher.n_jobs={n_jobs}"
+    return ["-m", "hydra/sweeper=optuna", target, room, *WORDS]
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_what_cannot_be_searched_is_refused(search: Search, more: list[str], mes
 
 
 def test_a_launcher_of_others_is_refused(command: Callable[..., Any]) -> None:
-    done = command("-m", "hydra/sweeper=optuna", RATE, *WORDS)
+    done = command("-m", "hydra/sweeper=optuna", "hydra/launcher=basic", RATE, *WORDS)
     assert done.code == 2
     assert "hydra/launcher=local" in done.err
 
@@ -284,15 +284,15 @@ def test_a_launcher_of_others_is_refused(command: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("+hydra.launcher.print_only=true", "hydra/launcher=slurm that waits"),
-        ("+hydra.launcher.parallel=null", "hydra.launcher.parallel=N"),
+        ("hydra.launcher.print_only=true", "hydra/launcher=slurm that waits"),
+        ("hydra.launcher.wait=false", "hydra/launcher=slurm that waits"),
+        ("hydra.launcher.parallel=null", "hydra.launcher.parallel=N"),
     ],
 )
 def test_a_launcher_that_gives_no_room_is_refused(
     command: Callable[..., Any], more: str, message: str
 ) -> None:
-    processes.register()
-    done = command(*words(n_jobs=None), more, RATE)
+    done = command("-m", "hydra/sweeper=optuna", "hydra/launcher=slurm", more, RATE, *WORDS)
     assert done.code == 2
     assert message in done.err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from rlrun import stored
 from rlrun.schema import UserError
 from rlrun.sweeps import slurm, slurm_job, slurm_queue
-from rlrun.sweeps.folder import Job, Sweep
+from rlrun.sweeps.folder import STATUS, Job, Sweep
 from rlrun.sweeps.slurm import TRIES, SlurmPool
 from rlrun.sweeps.slurm_queue import Outcome, Queued, SlurmError
 from rlrun.sweeps.slurm_script import Settings
@@ -53,6 +54,12 @@ class FakeSlurm:
 
     def end(self, number: int, state: str, code: int = 0) -> None:
         self.ends[self.queue.pop(number).id] = Outcome(state, code)
+
+
+def killed(sweep: Sweep, number: int) -> None:
+    """Leave of a job what its process left that was killed in the middle."""
+    record = {"status": "running", "host": socket.gethostname(), "pid": 0}
+    (sweep.job_folder(sweep.jobs[number]) / STATUS).write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -113,13 +120,13 @@ def test_what_was_killed_is_submitted_again_so_often(
     pool: SlurmPool, fake: FakeSlurm, sweep: Sweep
 ) -> None:
     for _ in range(TRIES):
-        sweep.report(sweep.jobs[1], "running")
+        killed(sweep, 1)
         fake.end(1, "FAILED")
         assert pool.poll(0) == []
         assert 1 in fake.queue
     assert len(fake.scripts) == 1 + TRIES
     assert "#SBATCH --array=1\n" in fake.scripts[-1]
-    sweep.report(sweep.jobs[1], "running")
+    killed(sweep, 1)
     fake.end(1, "NODE_FAIL")
     assert pool.poll(0) == [sweep.jobs[1]]
     state = sweep.state(sweep.jobs[1])
@@ -131,7 +138,7 @@ def test_time_limits_are_no_reason_to_give_up_while_it_comes_further(
 ) -> None:
     for step in range(1, 3 * TRIES):
         saved(sweep, 1, step)
-        sweep.report(sweep.jobs[1], "running")
+        killed(sweep, 1)
         fake.end(1, "TIMEOUT")
         assert pool.poll(0) == []
     for _ in range(TRIES):
@@ -154,7 +161,8 @@ def test_what_would_not_get_better_is_not_submitted_again(
 ) -> None:
     pool = SlurmPool(sweep, Settings())
     pool.submit(sweep.jobs)
-    sweep.report(sweep.jobs[0], before)  # type: ignore[arg-type]
+    if before == "running":
+        killed(sweep, 0)
     fake.end(0, *end)
     assert pool.poll(0) == [sweep.jobs[0]]
     state = sweep.state(sweep.jobs[0])
@@ -180,7 +188,7 @@ def test_slurm_may_be_away(
 def test_what_could_not_be_submitted_again_at_once_is_so_later_and_only_once(
     pool: SlurmPool, fake: FakeSlurm, sweep: Sweep
 ) -> None:
-    sweep.report(sweep.jobs[1], "running")
+    killed(sweep, 1)
     fake.end(1, "NODE_FAIL")
     fake.busy = True
     assert [pool.poll(0), pool.poll(0)] == [[], []]
@@ -216,7 +224,7 @@ def test_what_slurm_alone_knows_of_how_jobs_stand(
     pool: SlurmPool, fake: FakeSlurm, sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for job in sweep.jobs[:2]:
-        sweep.report(job, "running")  # killed since
+        killed(sweep, job.number)
     fake.queue[1] = Queued("10_1", "RUNNING")
     del fake.queue[2]
     assert [state.status for state in sweep.states().values()] == ["lost", "lost", "waiting"]
