@@ -70,7 +70,7 @@ def test_jobs_survive_what_happens_to_them(user: User, tmp_path: Path) -> None:
     states = sweep.states()
     assert [states[number].status for number in range(4)] == [*["finished"] * 3, "failed"], out
     assert "a planted error" in states[3].reason
-    assert re.search(r"3  failed .*: RuntimeError: a planted error", out)
+    assert "[1/4] failed    seed=3   RuntimeError: a planted error" in out
     assert "was killed (Slurm: FAILED) and is submitted again" in out
     logs = [(sweep.job_folder(job) / "output.log").read_text() for job in sweep.jobs]
     assert [text.count("Going on at step") for text in logs[:3]] == [1, 1, 0]
