@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,4 +61,12 @@ def read(path: Path) -> OfflineRun:
             run.history.append(items(record.history.item))
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
+    return run
+
+
+def ended(path: Path) -> OfflineRun:
+    """The run in a file that wandb's own process may still be writing to."""
+    end = time.monotonic() + 60
+    while (run := read(path)).exit_code is None and time.monotonic() < end:
+        time.sleep(0.05)
     return run

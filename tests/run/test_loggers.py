@@ -162,7 +162,7 @@ def test_wandb_online_without_a_key_says_what_to_do(tmp_path, monkeypatch, caplo
 
 
 def test_wandb_offline_keeps_two_runs_apart_and_tells_no_secret(tmp_path, monkeypatch, capfd):
-    from offline_wandb import read
+    from offline_wandb import ended
 
     monkeypatch.setenv("CANARY", "canary-value-91")
     monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
@@ -182,7 +182,7 @@ def test_wandb_offline_keeps_two_runs_apart_and_tells_no_secret(tmp_path, monkey
 
     for seed in (1, 2):
         (path,) = (tmp_path / str(seed)).rglob("*.wandb")
-        run = read(path)
+        run = ended(path)
         assert run.run_id == f"run{seed}"
         assert run.project == "rlrun"
         assert run.config["seed"] == seed
