@@ -237,6 +237,7 @@ def test_two_jobs_at_once_have_wandb_runs_of_their_own(
     for job in jobs:
         said, _ = job.communicate(timeout=120)
         assert job.returncode == 0, said
+        assert b"WandbLogger failed" not in said, said
     found = []
     for seed in (0, 1):
         (folder,) = tmp_path.glob(f"outputs/*/*/seed-{seed}")
