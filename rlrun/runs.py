@@ -23,12 +23,11 @@ from rlrun.run import plots, provenance
 from rlrun.run.checkpoint import Checkpointer, NoIntactCheckpoint
 from rlrun.run.console import Screen, farewell, log_to, say
 from rlrun.run.evaluate import Evaluation
-from rlrun.run.lock import NAME as LOCK
-from rlrun.run.lock import RunLock
+from rlrun.run.lock import RunLock, clear
 from rlrun.run.loggers import SafeView, run_title
 from rlrun.run.logs import EpisodeLog, MetricsLog
 from rlrun.run.signals import StopRequest, stop_on_signals
-from rlrun.run.store import CheckpointError, remove, write_atomic
+from rlrun.run.store import CheckpointError, write_atomic
 from rlrun.run.trainer import NotSavedError, Trainer
 from rlrun.run.training import Training, Watcher
 from rlrun.schema import UserError
@@ -135,7 +134,7 @@ def _run(
         stack.callback(parts.collector.envs.close)
         stack.enter_context(RunLock(folder))
         if config["run"]["overwrite"]:
-            _clear(folder)
+            clear(folder)
             config["run"]["overwrite"] = False  # not again when it is resumed
         stack.enter_context(log_to(folder / "run.log"))
         checkpointer = Checkpointer(folder, config["checkpoint"]["keep"])
@@ -175,12 +174,6 @@ def _run(
         )
         write_atomic(folder / "config.yaml", stored.dump(config))
         return _train(config, folder, trainer, manifest, stop)
-
-
-def _clear(folder: Path) -> None:
-    for child in folder.iterdir():
-        if child.name != LOCK:
-            remove(child)
 
 
 def _trainer(

@@ -7,7 +7,7 @@ import weakref
 from pathlib import Path
 from types import TracebackType
 
-from rlrun.run.store import make_folder
+from rlrun.run.store import make_folder, remove
 from rlrun.schema import UserError
 
 NAME = "run.lock"
@@ -70,6 +70,13 @@ class RunLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def clear(folder: Path) -> None:
+    """Remove all that is in a run's folder; who calls it has the lock, which stays."""
+    for child in folder.iterdir():
+        if child.name != NAME:
+            remove(child)
 
 
 def _lock(handle: int) -> None:

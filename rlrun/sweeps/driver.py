@@ -7,6 +7,8 @@ killed is begun again at any moment.
 from __future__ import annotations
 
 import math
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ from rlrun.run.console import say
 from rlrun.run.signals import StopRequest
 from rlrun.schema import UserError
 from rlrun.sweeps import objective, trials
-from rlrun.sweeps.folder import CONFIG, Job, State, Sweep
+from rlrun.sweeps.folder import CANCEL, CONFIG, Job, State, Sweep
 from rlrun.sweeps.pool import Pool
 from rlrun.sweeps.settings import Settings
 from rlrun.sweeps.trials import Owned, Trials
@@ -61,8 +63,10 @@ class Driver:
 
     def run(self, stop: StopRequest) -> None:
         """Until all trials are told, or others have them in hand, or a stop is asked for."""
-        stopping = False
+        stopping, began = False, time.time()
         while True:
+            if not stop and self._is_cancelled_since(began):
+                stop.signal = signal.SIGTERM
             while not stop and len(self._carried) < self._room and self._begin():
                 pass
             if not self._watched or (stopping and not self._carried):
@@ -74,6 +78,12 @@ class Driver:
             if stop and not stopping:
                 self._pool.stop(self._carried.values())
                 stopping = True
+
+    def _is_cancelled_since(self, then: float) -> bool:
+        try:
+            return (self._sweep.folder / CANCEL).stat().st_mtime > then
+        except FileNotFoundError:
+            return False
 
     def _begin(self) -> bool:
         """Take a trial in hand, if there is one."""

@@ -119,10 +119,10 @@ def _line(kind: groups.Group, missing: int, seconds: float, one: dict[str, float
 
 def _at_once(launcher: Mapping[str, Any]) -> int:
     """How many jobs the launcher carries at once, as far as it says so."""
-    n_jobs = launcher.get("n_jobs") or 1
-    if not isinstance(n_jobs, int):
-        return 1
-    return n_jobs if n_jobs > 0 else os.cpu_count() or 1
+    if "n_jobs" in launcher and launcher["n_jobs"] is None:
+        return os.cpu_count() or 1
+    n_jobs = launcher.get("n_jobs") or launcher.get("parallel")
+    return n_jobs if isinstance(n_jobs, int) else 1
 
 
 def _bytes(count: float) -> str:

@@ -25,8 +25,11 @@ from typing import Any, Literal, get_args
 
 from rlrun import stored
 from rlrun.schema import UserError, nearest
+from rlrun.sweeps.process import is_alive, started
 
 INDEX, STATUS, CONFIG, OUTPUT = "sweep.json", "status.json", "config.yaml", "output.log"
+SEARCH, CANCEL = "search.json", "cancel"
+"""What marks a search, and what was touched to stop its drivers."""
 
 _NOT_NAMED = ("run.overwrite", "sweep.estimate")
 """Words that say what to do with a sweep, and not which one it is."""
@@ -100,6 +103,8 @@ class Sweep:
             self.jobs = [Job(**job) for job in index["jobs"]]
             if [job.number for job in self.jobs] != list(range(len(self.jobs))):
                 raise ValueError("its jobs are not numbered from 0 on")
+            if not all(isinstance(job.run, str) for job in self.jobs):
+                raise ValueError("a run is no folder")
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.folder / INDEX} is damaged ({error!r}). Move {self.folder} away and give "
@@ -163,6 +168,7 @@ class Sweep:
             "status": status,
             "reason": reason,
             "pid": os.getpid(),
+            "started": started(os.getpid()),
             "host": socket.gethostname(),
             "began": now if status == "running" else self.record(job).get("began"),
             "time": now,
@@ -237,7 +243,7 @@ def find(name: str, root: Path = Path("outputs/sweeps")) -> Sweep:
     Raises:
         UserError: there is none.
     """
-    for folder in (root / name, Path(name)):
+    for folder in (root / name, Path(name).resolve()):
         if (folder / INDEX).is_file():
             return Sweep(folder)
     known = names(root)
@@ -251,18 +257,7 @@ def _may_live(record: Mapping[str, Any]) -> bool:
     """Whether the process that wrote this may be loading PyTorch still, or ending already."""
     if record.get("host") != socket.gethostname():
         return time.time() - _number(record.get("time")) < _GRACE
-    return is_alive(int(_number(record.get("pid"))))
-
-
-def is_alive(pid: int) -> bool:
-    """Whether this machine has a process of that number."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return pid > 0  # others mean groups of processes
+    return is_alive(record.get("pid"), record.get("started"))
 
 
 def _number(value: Any) -> float:

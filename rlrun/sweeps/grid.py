@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from rlrun.run.console import say
-from rlrun.run.lock import RunLock
+from rlrun.run.lock import RunLock, clear
 from rlrun.run.signals import StopRequest, stop_on_signals
+from rlrun.schema import UserError
 from rlrun.sweeps import estimate, plan, table
-from rlrun.sweeps.folder import Job, Sweep
+from rlrun.sweeps.folder import SEARCH, Job, Sweep
 from rlrun.sweeps.planner import Planner
 from rlrun.sweeps.pool import Carrier, Shows, carry
 from rlrun.sweeps.work import trusted
@@ -31,19 +33,24 @@ class Grid(Planner):
         Raises:
             UserError: a job cannot be run as it is asked for, or the sweep runs already.
         """
-        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        jobs, found = plan.planned(plan.combinations(words), self.compose)
+        if (self.index.folder / SEARCH).exists():
+            raise UserError(
+                f"{self.index.folder} is a search; give the grid another place by sweep.name=NAME"
+            )
+        words = [*(f"{key}={_typed(value)}" for key, value in self.params.items()), *arguments]
+        jobs, found = plan.planned(plan.combinations(words, self.loader), self.compose)
         if self.master.sweep.estimate:
             estimate.tell(jobs, found, self.index)
             return
         if isinstance(self.carrier, Shows) and self.carrier.print_only:
-            shown = self._missing(self.index.numbered(jobs), found)
+            shown = self._missing(self.index.numbered(jobs))
             trust = sorted({name for config in found for name in trusted(config)})
             self.carrier.show(self.index, shown, trust)
             return
         with RunLock(self.index.folder), stop_on_signals() as stop:
+            _clear(self.index, jobs, found)
             jobs = self.index.add(jobs, found)
-            missing = self._missing(jobs, found)
+            missing = self._missing(jobs)
             say(_announced(self.index, jobs, missing), "bold")
             if missing and not self._waited_for(missing, stop):
                 say(f"`rlrun sweep status {self.index.folder.name}` tells how they stand")
@@ -53,13 +60,9 @@ class Grid(Planner):
             code = table.summary(self.index, skipped, asked)
         self.command.exit_code = stop.exit_code or code
 
-    def _missing(self, jobs: list[Job], found: list[dict[str, Any]]) -> list[Job]:
-        """Those that are still to be run, or are to be begun anew."""
-        return [
-            job
-            for job, config in zip(jobs, found, strict=True)
-            if self.index.state(job).status != "finished" or config["run"]["overwrite"]
-        ]
+    def _missing(self, jobs: list[Job]) -> list[Job]:
+        """Those that are still to be run."""
+        return [job for job in jobs if self.index.state(job).status != "finished"]
 
     def _waited_for(self, jobs: list[Job], stop: StopRequest) -> bool:
         """Have the jobs carried; whether they have come to their end by now."""
@@ -75,6 +78,29 @@ class Grid(Planner):
         finally:
             pool.close()
         return self.carrier.waits
+
+
+def _typed(value: Any) -> str:
+    """A value of a YAML file as one types it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _clear(sweep: Sweep, jobs: list[Job], configs: list[dict[str, Any]]) -> None:
+    """Empty the runs that are to be begun anew, all at once: none of them may count as done.
+
+    Their configs say no more of it, so that a job that is begun a second time goes on.
+    """
+    anew = [config["run"] for config in configs if config["run"]["overwrite"]]
+    with ExitStack() as stack:
+        runs = [sweep.run_folder(job) for job in jobs] if anew else []
+        for run in runs:
+            stack.enter_context(RunLock(run))
+        for run in runs:
+            clear(run)
+    for node in anew:
+        node["overwrite"] = False
 
 
 def _announced(sweep: Sweep, jobs: list[Job], missing: list[Job]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rlrun import config as configs
@@ -15,13 +16,28 @@ from rlrun.sweeps.folder import Job
 _SHOWN = 5  # problems told in full
 
 
-def combinations(words: Sequence[str]) -> list[list[str]]:
+def combinations(words: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
     """The words of each job of a grid: `a=1,2 b=3` gives `a=1 b=3` and `a=2 b=3`.
 
     Of several words for one key the last one counts.
+
+    Args:
+        words: of the command line.
+        loader: knows the options of groups, for `glob(...)`.
+
+    Raises:
+        UserError: there are none, or not a number of them that can be counted.
     """
-    overrides = OverridesParser.create().parse_overrides(list(words))
+    overrides = OverridesParser.create(loader).parse_overrides(list(words))
+    for override in overrides:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(
+                f"{override.input_line}: a grid takes values (a,b,c or range(FROM,TO)); a range is "
+                "for a search: hydra/sweeper=optuna"
+            )
     (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    if not batch:
+        raise UserError(f"{' '.join(words)}: there is no job in it, for a range or glob is empty")
     return batch
 
 
@@ -50,7 +66,8 @@ def planned(
         run = configs.run_folder(config)
         twins = [" ".join(job.words) for job in jobs if job.run == str(run)]
         if twins:
-            same = f"is the same run as `{twins[0]}`, for what differs decides nothing about it"
+            why = "" if text in twins else ", for what differs decides nothing about it"
+            same = f"is the same run as `{twins[0]}`{why}"
             problems.setdefault(same, []).append(text)
             continue
         steps, digest = config["total_timesteps"], configs.digest(config)

@@ -13,11 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, setup_globals
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rlrun import config as configs
+from rlrun import explain, usage
+from rlrun.schema import UserError
 from rlrun.sweeps.folder import Job, Sweep, name_of
 from rlrun.sweeps.work import STOPPED, trusted, work
 
@@ -37,7 +42,7 @@ class Planner(Sweeper):
         """rlrun's command line, which takes the exit code."""
         self.master = config
         """The config that all jobs start from, Hydra's own settings included."""
-        self._loader: Any = hydra_context.config_loader
+        self.loader: Any = hydra_context.config_loader
         self._bases: dict[tuple[str, ...], Any] = {}  # composed, by the words that choose options
         name = config.sweep.name or name_of([*config.hydra.overrides.task, *self.marks])
         self.index = Sweep(Path(config.hydra.sweep.dir, name))
@@ -50,18 +55,29 @@ class Planner(Sweeper):
     def compose(self, words: list[str]) -> dict[str, Any]:
         """The config of one job, not checked.
 
+        Raises:
+            UserError: Hydra refuses the words.
+        """
+        try:
+            return self._composed(words)
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            raise UserError(explain.explain(error, [usage.config_folder()])) from error
+
+    def _composed(self, words: list[str]) -> dict[str, Any]:
+        """The config of one job.
+
         Hydra composes the options of the groups first and puts the values on top. The former,
         which takes most of the time, is done once for all jobs that differ in values alone.
         """
-        overrides = OverridesParser.create().parse_overrides(words)
-        values = Overrides(self._loader.repository, overrides).config_overrides
+        overrides = OverridesParser.create(self.loader).parse_overrides(words)
+        values = Overrides(self.loader.repository, overrides).config_overrides
         values = [value for value in values if not value.is_hydra_override()]
         if self.master.hydra.searchpath:  # there may be more groups than the loader knows of
             values = []
         kept = {id(value) for value in values}
         choices = tuple(str(word.input_line) for word in overrides if id(word) not in kept)
         if choices not in self._bases:
-            base = self._loader.load_sweep_config(self.master, list(choices))
+            base = self.loader.load_sweep_config(self.master, list(choices))
             with open_dict(base):
                 del base["hydra"]
             self._bases[choices] = base

@@ -38,12 +38,18 @@ class Search(Planner):
         Raises:
             UserError: something has to be changed first.
         """
+        if self.master.sweep.estimate:
+            raise UserError(
+                "sweep.estimate=true: a grid can be estimated, not a search, whose trials are not "
+                "known before"
+            )
         try:
             from rlrun.sweeps import search_report, space, trials
             from rlrun.sweeps.driver import Driver
         except ModuleNotFoundError as error:
+            package = str(error.name).partition(".")[0]
             raise UserError(
-                f"hydra/sweeper=optuna needs the package {error.name}: pip install 'rlrun[search]'"
+                f"hydra/sweeper=optuna needs the package {package}: pip install 'rlrun[search]'"
             ) from error
         settings = _checked(configs.plain(self.master.hydra.sweeper))
         carrier, room, folder = self._carrier(), self._room(), self.index.folder
@@ -134,6 +140,11 @@ class Search(Planner):
 def _checked(given: Mapping[str, Any]) -> Settings:
     given = {key: value for key, value in given.items() if key != "_target_"}
     values = schema.coerced(Settings, given)
+    if "params" in given:
+        raise UserError(
+            "hydra/sweeper=optuna: this experiment is a grid (hydra.sweeper.params); leave out the "
+            "one or the other"
+        )
     if found := schema.problems(Settings, values, prefix="hydra.sweeper."):
         raise UserError("\n".join(found))
     values = schema.completed(Settings, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -30,8 +31,9 @@ def report(sweep: Sweep) -> int:
     try:
         from rlrun.sweeps import trials
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
         raise UserError(
-            f"the report of a search needs {error.name}: pip install 'rlrun[search]'"
+            f"the report of a search needs {package}: pip install 'rlrun[search]'"
         ) from error
     with trials.quiet():
         study = trials.open_study(sweep.folder, trials.place_of(sweep.folder))
@@ -63,8 +65,19 @@ def _tell(sweep: Sweep, study: optuna.Study) -> int:
     (job, *_) = _jobs(sweep, ranked[0])
     words = [word for word in job.words if not word.startswith(("seed=", "sweep.name="))]
     say("train the best one with seeds that it was not chosen by")
-    say(f"  rlrun -m {shlex.join(words)} 'seed=range(100,105)'")
+    say(f"  rlrun -m {shlex.join([*_folders(sweep.command), *words])} 'seed=range(100,105)'")
     return 1 if counts["fail"] else 0
+
+
+def _folders(command: list[str]) -> list[str]:
+    """The flags of a command that bring options of the user's own."""
+    found: list[str] = []
+    for flag, value in itertools.pairwise([*command, ""]):
+        if flag in ("--config-dir", "-cd"):
+            found += [flag, value]
+        elif flag.startswith("--config-dir="):
+            found.append(flag)
+    return found
 
 
 def _tell_importance(study: optuna.Study, finished: int) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from rlrun.run.console import say
 from rlrun.run.panel import duration
 from rlrun.sweeps import groups, table
-from rlrun.sweeps.folder import Job, State, Sweep, is_alive, is_held
+from rlrun.sweeps.folder import SEARCH, Job, State, Sweep, is_held
+from rlrun.sweeps.process import is_alive
 
 
 def tell(sweep: Sweep) -> None:
@@ -65,9 +66,8 @@ def carriers(sweep: Sweep, states: Mapping[int, State]) -> dict[int, int]:
     found: dict[int, int] = {}
     for job in sweep.jobs:
         record = sweep.record(job)
-        pid, here = record.get("pid"), is_here(record.get("host"))
-        running = states[job.number].status == "running"
-        if running and here and isinstance(pid, int) and is_alive(pid):
+        pid, running = record.get("pid"), states[job.number].status == "running"
+        if running and is_here(record.get("host")) and is_alive(pid, record.get("started")):
             found[job.number] = pid
     return found
 
@@ -96,6 +96,9 @@ def _outlook(sweep: Sweep, states: Mapping[int, State]) -> str:
         return f"{where}; about {duration(max(steps / together, longest))} left, evaluations aside"
     if running:
         return "nobody starts further jobs of it"
+    if (sweep.folder / SEARCH).is_file():
+        name = sweep.folder.name
+        return f"nobody carries it; `rlrun sweep report {name}` tells its trials, `retry` goes on"
     if all(state.status in ("finished", "pruned") for state in states.values()):
         return f"done; `rlrun sweep report {sweep.folder.name}` draws its curves"
     return f"nobody carries it; `rlrun sweep retry {sweep.folder.name}` runs what is not finished"

@@ -76,6 +76,13 @@ class Trials:
         _sampler(settings, 0)  # if it cannot be had, nothing is written
         with self.turn():
             place = {"storage": settings.storage, "study": settings.study or folder.name}
+            known = place_of(folder)
+            if changed := [key for key in place if known and known.get(key) != place[key]]:
+                raise UserError(
+                    f"{folder} has its trials elsewhere: {changed[0]} is {known.get(changed[0])}. "
+                    "Leave hydra.sweeper.storage and study as they were, or give this search "
+                    "another place by sweep.name=NAME."
+                )
             self.study = open_study(folder, place, create=True)
             self._check(identity)
             self.study.pruner = _pruner(settings)
@@ -212,6 +219,8 @@ def open_study(folder: Path, place: Mapping[str, Any], create: bool = False) -> 
     Raises:
         UserError: it cannot be opened.
     """
+    if not {"storage", "study"} <= set(place):
+        raise UserError(f"{folder / MARK} is damaged: it does not say where the trials are")
     url = place["storage"] or f"sqlite:///{(folder / DATABASE).resolve()}"
     try:
         if url.startswith("sqlite"):

@@ -12,7 +12,8 @@ from rlrun.run.console import say
 from rlrun.schema import UserError, nearest
 from rlrun.sweeps import status as stands
 from rlrun.sweeps import table
-from rlrun.sweeps.folder import Sweep, find, names
+from rlrun.sweeps.folder import CANCEL, SEARCH, Sweep, find, names
+from rlrun.sweeps.work import STOPPED
 
 VERBS = ("status", "retry", "cancel", "report")
 """What may follow `rlrun sweep`."""
@@ -80,12 +81,16 @@ def _retry(sweep: Sweep, again: Again) -> int:
         words = [word for word in command if not word.startswith("run.overwrite=")]
         say(f"in {sweep.home}: rlrun {shlex.join(words)}", "bold")
         code = again(words) or code
+        if code in STOPPED:  # it was meant for all of them
+            break
     return code
 
 
 def _cancel(sweep: Sweep) -> int:
     """Ask whoever carries the sweep, and else its jobs, to save and to end."""
     pid, told = stands.driver(sweep), 0
+    if (sweep.folder / SEARCH).is_file():
+        (sweep.folder / CANCEL).touch()  # there may be several drivers, and all of them look
     if pid is not None and not stands.is_here(sweep.host):
         raise UserError(f"{sweep.folder} is carried on {sweep.host}; cancel it there")
     if pid:
@@ -114,7 +119,7 @@ def _report(sweep: Sweep) -> int:
     from rlrun.sweeps import report
 
     say(f"written: {', '.join(table.shown(path) for path in report.write(sweep))}")
-    if (sweep.folder / "search.json").is_file():
+    if (sweep.folder / SEARCH).is_file():
         from rlrun.sweeps import search_report
 
         return search_report.report(sweep)

@@ -58,11 +58,7 @@ def _train(sweep: Sweep, job: Job, trust: Sequence[str]) -> int:
     from rlrun import config as configs
     from rlrun import runs
 
-    path = sweep.job_folder(job) / CONFIG
-    config = configs.check(stored.load(path, trust))
-    if config["run"]["overwrite"]:  # once, and not again when the job is begun a second time
-        later = {**config, "run": {**config["run"], "overwrite": False}}
-        path.write_text(stored.dump(later), encoding="utf-8")
+    config = configs.check(stored.load(sweep.job_folder(job) / CONFIG, trust))
     _wait_for(configs.run_folder(config))
     return runs.train(config, job.words)
 

@@ -21,6 +21,7 @@ from rlrun.policies.layers import ImageFeatures, VectorFeatures, features_of, sp
 from rlrun.policies.mlp import MlpPolicy
 from rlrun.policies.moments import Normalized, RunningMoments, normalize
 from rlrun.run.rng import generator
+from rlrun.run.signals import StopRequest
 from rlrun.schema import UserError, completed
 from rlrun.spaces import pack
 
@@ -334,7 +335,7 @@ def test_acting_and_evaluation_leave_the_moments_as_they_are(algo):
     assert moments.count == 24
     before = copy.deepcopy(moments.state_dict())
     parts.collector.collect(parts.algorithm.act)
-    play_episodes(config, parts, "eval", 3, True, lambda: False)
+    play_episodes(config, parts, "eval", 3, True, StopRequest())
     assert_equal_states(moments.state_dict(), before)
     parts.collector.envs.close()
 

@@ -64,9 +64,12 @@ def read(path: Path) -> OfflineRun:
     return run
 
 
-def ended(path: Path) -> OfflineRun:
-    """The run in a file that wandb's own process may still be writing to."""
+def ended(folder: Path) -> OfflineRun:
+    """The one run in a folder, which wandb's own process may still be writing down."""
     end = time.monotonic() + 60
-    while (run := read(path)).exit_code is None and time.monotonic() < end:
+    while time.monotonic() < end:
+        runs = [read(path) for path in folder.rglob("*.wandb")]
+        if len(runs) == 1 and runs[0].exit_code is not None:
+            return runs[0]
         time.sleep(0.05)
-    return run
+    raise AssertionError(f"there is no run of wandb's that has ended in {folder}")

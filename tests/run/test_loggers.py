@@ -181,8 +181,7 @@ def test_wandb_offline_keeps_two_runs_apart_and_tells_no_secret(tmp_path, monkey
     assert capfd.readouterr() == ("", "")
 
     for seed in (1, 2):
-        (path,) = (tmp_path / str(seed)).rglob("*.wandb")
-        run = ended(path)
+        run = ended(tmp_path / str(seed))
         assert run.run_id == f"run{seed}"
         assert run.project == "rlrun"
         assert run.config["seed"] == seed

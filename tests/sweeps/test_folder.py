@@ -15,6 +15,7 @@ from rlrun.run.lock import RunLock
 from rlrun.schema import UserError
 from rlrun.sweeps import folder
 from rlrun.sweeps.folder import Job, State, Sweep
+from rlrun.sweeps.process import is_alive, started
 
 
 @pytest.fixture
@@ -203,6 +204,9 @@ def test_a_lock_is_not_held_by_whoever_asks(tmp_path: Path) -> None:
 
 
 def test_processes_that_live() -> None:
-    assert folder.is_alive(os.getpid())
-    assert not folder.is_alive(ended_process())
-    assert not any(folder.is_alive(pid) for pid in (0, -1, 2**70))
+    me = os.getpid()
+    assert is_alive(me, started(me))
+    assert not is_alive(me, "another that had its number")
+    dead = ended_process()
+    assert not is_alive(dead, started(dead))
+    assert not any(is_alive(pid, None) for pid in (0, -1, 2**70, "1", None))

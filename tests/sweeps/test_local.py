@@ -20,6 +20,7 @@ from omegaconf import open_dict
 
 from rlrun import config as configs
 from rlrun.run.lock import RunLock
+from rlrun.schema import UserError
 from rlrun.sweeps import work
 from rlrun.sweeps.folder import Sweep, is_held
 from rlrun.sweeps.grid import Grid
@@ -304,19 +305,21 @@ def test_jobs_are_composed_as_hydra_alone_would(
 
     def compare_all(planner: Any, arguments: list[str]) -> None:
         def alone(words: list[str]) -> dict[str, Any]:
-            whole = planner._loader.load_sweep_config(planner.master, words)
+            whole = planner.loader.load_sweep_config(planner.master, words)
             with open_dict(whole):
                 del whole["hydra"]
             return configs.plain(whole)
 
         for words in COMPOSED * 2:
-            assert planner.compose(words) == alone(words)
+            assert planner._composed(words) == alone(words)
         for words in REFUSED:
             with pytest.raises(Exception) as expected:  # noqa: PT011 - whatever it is
                 alone(words)
             with pytest.raises(type(expected.value)) as found:
-                planner.compose(words)
+                planner._composed(words)
             assert str(found.value) == str(expected.value)
+            with pytest.raises(UserError):
+                planner.compose(words)
         compared.append(len(planner._bases))
 
     monkeypatch.setattr(Grid, "sweep", compare_all)
