@@ -223,6 +223,7 @@ def test_two_jobs_at_once_have_wandb_runs_of_their_own(
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "run")
     from offline_wandb import ended
 
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # that of this process, if it has one
     code = "import sys; from rlrun.cli import main; sys.exit(main())"
     words = ["logger=wandb", "total_timesteps=400", "eval.episodes=0", "log_interval=1"]
     jobs = [
