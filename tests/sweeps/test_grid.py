@@ -17,6 +17,7 @@ from rlrun import config
 from rlrun.run.lock import RunLock
 from rlrun.run.signals import stop_on_signals
 from rlrun.sweeps.folder import Sweep
+from rlrun.sweeps.grid import Grid
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -86,6 +87,56 @@ def test_more_steps_are_other_runs(command: Command, trained: Calls) -> None:
     command("-m", "seed=0,1", "sweep.name=grid", "total_timesteps=1000")
     command("-m", "seed=0,1", "sweep.name=grid", "total_timesteps=2000")
     assert [node["total_timesteps"] for node, _ in trained] == [1000, 1000, 2000, 2000]
+
+
+def test_what_is_to_be_begun_anew_does_not_count_as_done(
+    command: Command, trained: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("-m", "seed=0,1,2", "sweep.name=grid")
+    kept = the_sweep().run_folder(the_sweep().jobs[0])
+    with RunLock(kept):
+        refused = command("-m", "seed=0,1,2", "sweep.name=grid", "run.overwrite=true")
+    assert refused.code == 2
+    assert (kept / "result.json").exists()
+    with monkeypatch.context() as patch:  # as if the driver had been stopped before the first
+        patch.setattr(Grid, "_waited_for", lambda *_: True)
+        stopped = command("-m", "seed=0,1,2", "sweep.name=grid", "run.overwrite=true")
+    assert stopped.code == 1
+    assert {state.status for state in the_sweep().states().values()} == {"waiting"}
+    assert command("sweep", "retry", "grid").code == 0
+    assert [node["seed"] for node, _ in trained] == [0, 1, 2, 0, 1, 2]
+    assert not any(node["run"]["overwrite"] for node, _ in trained)
+
+
+def test_a_signal_ends_a_retry_of_several_commands(command: Command, trained: Calls) -> None:
+    for seed in (0, 1):
+        command("-m", f"seed={seed}", "env.kwargs.code=143", "sweep.name=grid")
+    assert command("sweep", "retry", "grid").code == 143
+    assert [node["seed"] for node, _ in trained] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "seed=range(0)"], "seed=range(0): there is no job in it"),
+        (["-m", "seed=interval(0,3)"], "a range is for a search: hydra/sweeper=optuna"),
+        (["-m", "seed=0,0"], "is the same run as `seed=0`\n"),
+        (["-m", "algo=acer,acktr", "algo.kfac_update=1,10"], "algo=acer algo.kfac_update=1 "),
+        (["sweep.estimate=true"], "this estimates a sweep; add -m"),
+    ],
+)
+def test_what_is_no_grid_is_refused(
+    command: Command, trained: Calls, words: list[str], message: str
+) -> None:
+    refused = command(*words)
+    assert refused.code == 2
+    assert message in refused.err
+    assert trained == []
+
+
+def test_a_glob_takes_all_options_of_a_group(command: Command, trained: Calls) -> None:
+    assert command("-m", "lr_schedule=glob(*middle*)").code == 0
+    assert len(trained) == 2
 
 
 def test_one_failing_job_never_stops_the_others(command: Command, trained: Calls) -> None:

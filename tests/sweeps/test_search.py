@@ -23,7 +23,7 @@ from played import HOLD, steps, value
 from rlrun import stored
 from rlrun.schema import UserError
 from rlrun.sweeps import objective, plan, trials
-from rlrun.sweeps.folder import CONFIG, Sweep
+from rlrun.sweeps.folder import CANCEL, CONFIG, Sweep
 from rlrun.sweeps.settings import Settings
 
 Search = Callable[..., Any]
@@ -230,18 +230,25 @@ def test_parameters_suggested_before_a_kill_are_kept(
     assert trial.params["algo.learning_rate"] == half.params["algo.learning_rate"]
 
 
-def test_a_search_that_is_stopped_goes_on(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["signal", "cancel"])
+def test_a_search_that_is_stopped_goes_on(
+    search: Search, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     monkeypatch.setenv("PLAY_SECONDS", "0.3")
     poll = processes.Workers.poll
 
     def interrupted(self: Any, seconds: float) -> Any:
         if not sent and all_steps():
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
+            if how == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:  # as `rlrun sweep cancel` does, for all drivers
+                (FOLDER / CANCEL).touch()
+            sent.append(None)
         return poll(self, min(seconds, 0.05))
 
     sent: list[None] = []
     monkeypatch.setattr(processes.Workers, "poll", interrupted)
-    assert search(RATE, "hydra.sweeper.n_trials=3").code == 130
+    assert search(RATE, "hydra.sweeper.n_trials=3").code == 143
     running = {trial.number: trial.params for trial in told()}
     assert TrialState.RUNNING in {trial.state for trial in told()}
     assert 0 < len(all_steps()) < 8
@@ -256,6 +263,8 @@ def test_a_search_that_is_stopped_goes_on(search: Search, monkeypatch: pytest.Mo
     ("more", "message"),
     [
         (["algo.gamma=1,2"], "algo.gamma: 2 is not allowed"),
+        ([RATE, "sweep.estimate=true"], "a grid can be estimated"),
+        ([RATE, "experiment=sweep/replay_ratio"], "this experiment is a grid"),
         (["algo.n_steps=interval(1,20)"], "int(interval(LOW,HIGH))"),
         ([RATE, "seed=1,2"], "hydra.sweeper.seeds=N"),
         ([RATE, "run.overwrite=true"], "run.overwrite=true"),
@@ -305,6 +314,20 @@ def test_another_search_in_its_place_is_refused(search: Search) -> None:
     assert done.code == 2
     assert "seeds is 2, and was 1" in done.err
     assert "sweep.name=NAME" in done.err
+
+
+def test_another_study_in_its_place_is_refused(search: Search) -> None:
+    search(RATE, "hydra.sweeper.n_trials=1")
+    done = search(RATE, "hydra.sweeper.n_trials=1", "hydra.sweeper.study=other")
+    assert done.code == 2
+    assert "has its trials elsewhere: study is s." in done.err
+
+
+def test_a_grid_in_the_place_of_a_search_is_refused(search: Search, command: Any) -> None:
+    search(RATE, "hydra.sweeper.n_trials=1")
+    done = command("-m", "seed=1,2", "sweep.name=s")
+    assert done.code == 2
+    assert "s is a search" in done.err
 
 
 def test_a_search_in_the_place_of_a_grid_is_refused(search: Search) -> None:
