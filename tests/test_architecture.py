@@ -29,6 +29,7 @@ BELOW = {
     "run": {"functional", "policies", "envs", "data", "algorithms"},
 }
 BELOW["api"] = {*BELOW, "build", "config", "evaluation", "stored"}
+BELOW["sweeps"] = {"run", "build", "config", "explain", "process", "runs", "stored", "usage"}
 KNOWN_TO_ALL = {"schema", "annotations", "spaces", "space_codec", "transfer", "__version__"}
 MAY_IMPORT = {
     "hydra": {
