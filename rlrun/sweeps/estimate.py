@@ -17,6 +17,7 @@ from rlrun.run.panel import duration
 from rlrun.schema import UserError
 from rlrun.sweeps import groups, table
 from rlrun.sweeps.folder import CONFIG, Job, Sweep
+from rlrun.sweeps.pool import jobs_at_once
 from rlrun.sweeps.work import trusted
 
 MOST = 6
@@ -96,7 +97,7 @@ def tell(
         say(line, "" if index else "bold")
     say()
     most = max(one["memory"] for one in found.values())
-    at_once = min(_at_once(sweep.launcher), max(1, left))
+    at_once = min(jobs_at_once(sweep.launcher) or 1, max(1, left))
     time = duration(max(total / at_once, longest))
     many = f", {at_once} at once: {_bytes(most * at_once)}" if at_once > 1 else ""
     say(f"{left} of {len(jobs)} jobs to run: about {time}{many}", "bold")
@@ -115,14 +116,6 @@ def _line(kind: groups.Group, missing: int, seconds: float, one: dict[str, float
     steps = f"{kind.jobs[0].total_timesteps:,}"
     speed = f"{one['steps_per_second']:,.0f}"
     return [kind.label, f"{missing}/{len(kind.jobs)}", steps, speed, duration(seconds), memory]
-
-
-def _at_once(launcher: Mapping[str, Any]) -> int:
-    """How many jobs the launcher carries at once, as far as it says so."""
-    if "n_jobs" in launcher and launcher["n_jobs"] is None:
-        return os.cpu_count() or 1
-    n_jobs = launcher.get("n_jobs") or launcher.get("parallel")
-    return n_jobs if isinstance(n_jobs, int) else 1
 
 
 def _bytes(count: float) -> str:

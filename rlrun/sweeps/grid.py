@@ -92,15 +92,17 @@ def _clear(sweep: Sweep, jobs: list[Job], configs: list[dict[str, Any]]) -> None
 
     Their configs say no more of it, so that a job that is begun a second time goes on.
     """
-    anew = [config["run"] for config in configs if config["run"]["overwrite"]]
+    anew = [
+        (sweep.run_folder(job), config["run"])
+        for job, config in zip(jobs, configs, strict=True)
+        if config["run"]["overwrite"]
+    ]
     with ExitStack() as stack:
-        runs = [sweep.run_folder(job) for job in jobs] if anew else []
-        for run in runs:
+        for run, _ in anew:
             stack.enter_context(RunLock(run))
-        for run in runs:
+        for run, node in anew:
             clear(run)
-    for node in anew:
-        node["overwrite"] = False
+            node["overwrite"] = False
 
 
 def _announced(sweep: Sweep, jobs: list[Job], missing: list[Job]) -> str:

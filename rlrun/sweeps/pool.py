@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from hydra.core.utils import JobReturn
@@ -11,6 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 
 from rlrun.run.signals import StopRequest
 from rlrun.schema import UserError
+from rlrun.sweeps import table
 from rlrun.sweeps.folder import Job, Sweep
 
 
@@ -80,10 +82,17 @@ class OwnLauncher(Launcher):
         raise UserError("hydra/launcher: this one works with hydra/sweeper=grid or optuna only")
 
 
+def jobs_at_once(launcher: Mapping[str, Any]) -> int | None:
+    """How many jobs a launcher carries at once, by its config; None if it does not say."""
+    if "n_jobs" not in launcher:
+        return launcher.get("parallel")
+    n_jobs = launcher["n_jobs"]
+    # None is rlrun's word for all cores, and a negative number that of others.
+    return n_jobs if isinstance(n_jobs, int) and n_jobs > 0 else len(os.sched_getaffinity(0))
+
+
 def carry(sweep: Sweep, pool: Pool, jobs: Sequence[Job], stop: StopRequest) -> None:
     """Have all these jobs carried to their end, or stopped when the driver is asked to stop."""
-    from rlrun.sweeps import table
-
     waiting = {job.number: job for job in jobs}
     pool.submit(jobs)
     stopping = False

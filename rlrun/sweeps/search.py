@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrun import config as configs
@@ -15,10 +15,10 @@ from rlrun.run.lock import RunLock
 from rlrun.run.signals import stop_on_signals
 from rlrun.schema import UserError
 from rlrun.sweeps import plan
-from rlrun.sweeps.folder import INDEX, Job
+from rlrun.sweeps.folder import INDEX, Job, Sweep
 from rlrun.sweeps.planner import Planner
-from rlrun.sweeps.pool import Carrier
-from rlrun.sweeps.settings import Asha, Settings
+from rlrun.sweeps.pool import Carrier, jobs_at_once
+from rlrun.sweeps.settings import Asha, Settings, missing
 
 if TYPE_CHECKING:
     from rlrun.sweeps.space import Space
@@ -47,10 +47,7 @@ class Search(Planner):
             from rlrun.sweeps import search_report, space, trials
             from rlrun.sweeps.driver import Driver
         except ModuleNotFoundError as error:
-            package = str(error.name).partition(".")[0]
-            raise UserError(
-                f"hydra/sweeper=optuna needs the package {package}: pip install 'rlrun[search]'"
-            ) from error
+            raise missing("hydra/sweeper=optuna needs the package", error) from error
         settings = _checked(configs.plain(self.master.hydra.sweeper))
         carrier, room, folder = self._carrier(), self._room(), self.index.folder
         found = space.space(arguments)
@@ -67,7 +64,7 @@ class Search(Planner):
             study = trials.Trials(folder, settings, found.ranges, identity)
             stack.callback(study.close)
             with study.turn():
-                self.index.jobs = type(self.index)(folder).jobs
+                self.index.jobs = Sweep(folder).jobs
                 self.index.save()
             _hold(stack, folder)
             told, count = study.told(), settings.n_trials
@@ -93,11 +90,8 @@ class Search(Planner):
 
     def _room(self) -> int:
         """How many jobs the launcher runs at once: so many are kept going."""
-        launcher = self.index.launcher
-        if "n_jobs" in launcher:
-            return int(launcher["n_jobs"] or len(os.sched_getaffinity(0)))
-        if launcher.get("parallel"):
-            return int(launcher["parallel"])
+        if room := jobs_at_once(self.index.launcher):
+            return room
         raise UserError(
             "hydra.launcher.parallel: a search learns from the trials before, so say how many jobs "
             "it may have at once: hydra.launcher.parallel=N"
@@ -151,7 +145,7 @@ def _checked(given: Mapping[str, Any]) -> Settings:
     return Settings(**(values | {"asha": Asha(**values["asha"])}))
 
 
-def _hold(stack: ExitStack, folder: Any) -> None:
+def _hold(stack: ExitStack, folder: Path) -> None:
     """Be the driver that others see, unless there is one already that we help."""
     try:
         stack.enter_context(RunLock(folder))

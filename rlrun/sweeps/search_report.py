@@ -8,8 +8,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from rlrun.run.console import say
-from rlrun.schema import UserError
 from rlrun.sweeps.folder import Job, Sweep
+from rlrun.sweeps.settings import missing
 
 if TYPE_CHECKING:
     import optuna
@@ -31,10 +31,7 @@ def report(sweep: Sweep) -> int:
     try:
         from rlrun.sweeps import trials
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise UserError(
-            f"the report of a search needs {package}: pip install 'rlrun[search]'"
-        ) from error
+        raise missing("the report of a search needs", error) from error
     with trials.quiet():
         study = trials.open_study(sweep.folder, trials.place_of(sweep.folder))
         return _tell(sweep, study)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from rlrun.schema import PositiveInt, Range
+from rlrun.schema import PositiveInt, Range, UserError
+
+
+def missing(who_needs: str, error: ModuleNotFoundError) -> UserError:
+    """What to say where a package of the extra `search` is not installed."""
+    package = str(error.name).partition(".")[0]
+    return UserError(f"{who_needs} {package}: pip install 'rlrun[search]'")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rlrun import stored
 from rlrun.run.console import say
 from rlrun.schema import UserError
 from rlrun.sweeps import slurm_queue as queue
-from rlrun.sweeps.folder import CONFIG, STATUS, Job, State, Status, Sweep
+from rlrun.sweeps.folder import CONFIG, Job, State, Status, Sweep
 from rlrun.sweeps.pool import OwnLauncher
 from rlrun.sweeps.slurm_job import STARTS, saved_step
 from rlrun.sweeps.slurm_script import PER_ARRAY, Settings, arrays, script
@@ -178,7 +178,7 @@ class SlurmPool:
         return False
 
     def _is_cancelled(self, job: Job) -> bool:
-        record = stored.read_json(self._sweep.job_folder(job) / STATUS)
+        record = self._sweep.record(job)
         return (record.get("status"), record.get("reason")) == ("stopped", _CANCELLED)
 
     def stop(self, jobs: Iterable[Job]) -> None:

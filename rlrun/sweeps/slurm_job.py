@@ -15,9 +15,9 @@ from pathlib import Path
 
 from rlrun import process, stored
 from rlrun.run.signals import cluster_signals
-from rlrun.sweeps.folder import Job, Sweep, is_held
+from rlrun.sweeps.folder import Job, Sweep
 from rlrun.sweeps.slurm_queue import SlurmError, ask
-from rlrun.sweeps.work import FAILED, FINISHED, work
+from rlrun.sweeps.work import FAILED, FINISHED, wait_for, work
 
 STARTS = "starts.json"
 IDLE_STARTS = 3
@@ -39,7 +39,7 @@ def main(words: list[str]) -> int:
         job = sweep.jobs[int(words[1]) + int(index)]
         if count_start(sweep, job) > IDLE_STARTS + 1:
             return _give_up(sweep, job)
-        _wait_for_lock(sweep.run_folder(job))
+        wait_for(sweep.run_folder(job), _LOCK_SECONDS)
         code = work(sweep.folder, job.number, words[2:])
         return _requeue(sweep, job, f"{array}_{index}") if code == _TIME_IS_UP else code
 
@@ -57,12 +57,6 @@ def saved_step(run: Path) -> int:
     """Step of the newest checkpoint of a run, from which it goes on; 0 without one."""
     names = [path.name.removeprefix("step-") for path in run.glob("checkpoints/step-*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
-
-
-def _wait_for_lock(run: Path) -> None:
-    end = time.monotonic() + _LOCK_SECONDS
-    while is_held(run) and time.monotonic() < end:
-        time.sleep(0.2)
 
 
 def _give_up(sweep: Sweep, job: Job) -> int:

@@ -59,13 +59,13 @@ def _train(sweep: Sweep, job: Job, trust: Sequence[str]) -> int:
     from rlrun import runs
 
     config = configs.check(stored.load(sweep.job_folder(job) / CONFIG, trust))
-    _wait_for(configs.run_folder(config))
+    wait_for(configs.run_folder(config), _PATIENCE)
     return runs.train(config, job.words)
 
 
-def _wait_for(run: Path) -> None:
+def wait_for(run: Path, seconds: float) -> None:
     """Give a process that still has the run time to end; that of a killed driver is saving it."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + seconds
     while is_held(run) and time.monotonic() < deadline:
         time.sleep(0.1)
 

@@ -245,18 +245,14 @@ def test_after_a_killed_driver_the_same_command_ends_as_if_undisturbed(
     assert [part["step"] > 0 for part in manifest["parts"]] == [False, True]
 
 
-def test_a_run_that_is_still_being_saved_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_still_being_saved_is_waited_for(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
     lock.acquire()
-    monkeypatch.setattr(work, "_PATIENCE", 0.0)
-    work._wait_for(tmp_path)
+    work.wait_for(tmp_path, 0.0)
     assert is_held(tmp_path)
-    monkeypatch.setattr(work, "_PATIENCE", 60.0)
     timer = threading.Timer(0.3, lock.release)
     timer.start()
-    work._wait_for(tmp_path)
+    work.wait_for(tmp_path, 60.0)
     assert not is_held(tmp_path)
     timer.join()
 
